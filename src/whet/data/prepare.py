@@ -1,0 +1,174 @@
+"""Turns dataset rows into units of examples, and says in a receipt what became of every row and token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
+
+from whet.data.example import Example
+from whet.data.rows import row_hash
+from whet.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    Format = Callable[[Mapping[str, Any], PreTrainedTokenizerBase], list[Example]]
+
+Overlong = Literal["drop", "chunk", "truncate", "error"]
+SHOWN = 3
+
+
+def prepare(
+    dataset: Dataset | Sequence[Mapping[str, Any]],
+    format: Format,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    overlong: Overlong = "drop",
+) -> tuple[list[list[Example]], dict[str, Any]]:
+    """Tokenizes every row.
+
+    Args:
+        dataset: rows.
+        format: row -> the examples of one unit.
+        tokenizer: the model's.
+        max_length: longest example in tokens.
+        overlong: what becomes of a unit with a longer example. ``drop`` leaves it out; ``chunk`` cuts it into windows of
+            ``max_length`` that overlap by one token, so that every token is a target exactly once; ``truncate`` cuts its end
+            off; ``error`` stops. All are counted.
+
+    Returns:
+        Units (each a list of examples that share ``unit``, numbered from 0; a window of an overlong row is a unit of its own)
+        and the receipt: ``rows_in``, ``rows_out``, ``rows_overlong``, ``rows_dropped``, ``rows_without_target`` (dropped too),
+        ``units_out``, ``examples_out``, ``tokens_in``, ``tokens_out``, ``tokens_dropped``, ``tokens_trained``, ``longest``,
+        ``replies_ended`` (share of examples whose last trained token is the end-of-sequence token), ``overlong_rows`` (the
+        first ones, with lengths), ``rendered`` (three units as text with trained tokens between ⟦ ⟧), ``data`` (hash of the
+        rows' content).
+
+    Raises:
+        DataError: a row that the format refuses (its number is named), an overlong row under ``error``, no row left.
+    """
+    if max_length < 2:
+        raise DataError(f"max_length {max_length}: an example needs at least two tokens, one to see and one to predict")
+    units: list[list[Example]] = []
+    digest = hashlib.sha256()
+    count = dict.fromkeys(
+        ("rows_in", "rows_out", "rows_overlong", "rows_dropped", "rows_without_target", "tokens_in", "longest"), 0
+    )
+    overlong_rows: list[str] = []
+    overlap = 0
+    for number, row in enumerate(dataset):
+        digest.update(row_hash(row).encode())
+        try:
+            examples = format(row, tokenizer)
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from error
+        longest = max(map(len, examples))
+        count["rows_in"] += 1
+        count["tokens_in"] += sum(map(len, examples))
+        count["longest"] = max(count["longest"], longest)
+        fitting = [examples]
+        if longest > max_length:
+            count["rows_overlong"] += 1
+            overlong_rows.append(f"row {number}: {longest} tokens")
+            fitting = _fit(examples, max_length, overlong, number)
+            overlap += max(0, len(fitting) - len(examples)) if overlong == "chunk" else 0
+        kept = [unit for unit in map(_with_targets, fitting) if unit]
+        count["rows_without_target"] += bool(fitting) and not kept
+        count["rows_dropped" if not kept else "rows_out"] += 1
+        units += kept
+    if not units:
+        raise DataError(_nothing_left(count, max_length))
+    units = [[replace(example, unit=number) for example in unit] for number, unit in enumerate(units)]
+    return units, {
+        **count,
+        **_totals(units, tokenizer),
+        "tokens_dropped": count["tokens_in"] + overlap - sum(len(example) for unit in units for example in unit),
+        "max_length": max_length,
+        "overlong": overlong,
+        "overlong_rows": overlong_rows[:SHOWN],
+        "data": digest.hexdigest()[:16],
+    }
+
+
+def render_trained(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The example as text, special tokens included, runs of trained tokens between ⟦ and ⟧."""
+    pairs = zip(example.trained, example.input_ids)
+    runs = [(trained, [token for _, token in run]) for trained, run in groupby(pairs, key=lambda pair: pair[0])]
+    texts = [(trained, tokenizer.decode(ids, skip_special_tokens=False)) for trained, ids in runs]
+    return "".join(f"⟦{text}⟧" if trained else text for trained, text in texts)
+
+
+def chunk(example: Example, length: int) -> list[Example]:
+    """Cuts an example into windows of ``length`` tokens; each window begins with the last token of the one before.
+
+    That token is context there and not a target, so every trained token stays a target exactly once.
+    """
+    starts = range(0, max(1, len(example) - 1), length - 1)
+    return [_window(example, start, start + length) for start in starts]
+
+
+def _window(example: Example, start: int, end: int) -> Example:
+    trained = list(example.trained[start:end])
+    trained[0] = False
+    token_values = {name: values[start:end] for name, values in example.token_values.items()}
+    return replace(example, input_ids=example.input_ids[start:end], trained=trained, token_values=token_values)
+
+
+def _fit(examples: list[Example], max_length: int, overlong: Overlong, number: int) -> list[list[Example]]:
+    """The units that a unit with an overlong example becomes: none, itself cut, or one for each window."""
+    longest = max(map(len, examples))
+    if overlong == "drop":
+        return []
+    if overlong == "truncate":
+        return [[_window(example, 0, max_length) for example in examples]]
+    if overlong == "error":
+        raise DataError(
+            f"row {number}: {longest} tokens, but max_length is {max_length}. Ways out: overlong: drop, chunk or truncate"
+        )
+    if _is_paired(examples):
+        raise DataError(
+            f"row {number}: a preference pair of {longest} tokens cannot be cut into windows; use overlong: drop or truncate"
+        )
+    return [[piece] for example in examples for piece in chunk(example, max_length)]
+
+
+def _with_targets(unit: list[Example]) -> list[Example]:
+    """The unit without examples that have no trained token; a pair that lost one side's is left out whole."""
+    kept = [example for example in unit if example.trained_tokens]
+    return [] if _is_paired(unit) and len(kept) < len(unit) else kept
+
+
+def _is_paired(examples: Sequence[Example]) -> bool:
+    return any("chosen" in example.values for example in examples)
+
+
+def _nothing_left(count: Mapping[str, int], max_length: int) -> str:
+    if not count["rows_in"]:
+        return "the data has no rows"
+    return (
+        f"none of the {count['rows_in']} rows is left: {count['rows_overlong']} are longer than max_length {max_length} (longest "
+        f"{count['longest']} tokens), {count['rows_without_target']} have no trained token. "
+        "Ways out: a larger max_length, overlong: chunk"
+    )
+
+
+def _totals(units: Sequence[Sequence[Example]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    examples = [example for unit in units for example in unit]
+    shown = [units[i * (len(units) - 1) // max(1, SHOWN - 1)] for i in range(min(SHOWN, len(units)))]
+    return {
+        "units_out": len(units),
+        "examples_out": len(examples),
+        "tokens_out": sum(map(len, examples)),
+        "tokens_trained": sum(example.trained_tokens for example in examples),
+        "replies_ended": sum(_last_trained(example) == tokenizer.eos_token_id for example in examples) / len(examples),
+        "rendered": ["\n".join(render_trained(example, tokenizer) for example in unit) for unit in shown],
+    }
+
+
+def _last_trained(example: Example) -> int | None:
+    return next((token for token, trained in zip(reversed(example.input_ids), reversed(example.trained)) if trained), None)

@@ -1,0 +1,242 @@
+"""Safetensors folders, read and written one tensor at a time.
+
+The files are read by position, not mapped into memory, and written as a stream (the header is known before the first
+tensor is computed), so that neither side ever holds more than the tensor in hand, whatever the shard size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from whet.errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_TIED_HEAD = "lm_head.weight"
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: its dtype, its shape, its file, and its first and last byte there."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """The tensors of a model folder by name; each access reads one tensor from disk.
+
+    ``tied`` maps a stored or implied name to the tensor that it shares (``lm_head.weight`` to the embedding): such a name
+    is not listed, so that shared weights are worked on once. ``dropped`` lists those of them that the files hold a copy of.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the headers.
+
+        Raises:
+            ModelError: no safetensors files, a shard named in the index is missing, or a file is damaged.
+        """
+        self.folder = folder
+        config = folder / "config.json"
+        self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        self.entries = {name: entry for file in _files(folder) for name, entry in _header(file)}
+        self.tied = self._find_tied()
+        self.dropped = [name for name in self.tied if self.entries.pop(name, None)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _read(self.entries[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype that most parameters are stored in."""
+        counts: dict[torch.dtype, int] = {}
+        for entry in self.entries.values():
+            if entry.dtype.is_floating_point:
+                counts[entry.dtype] = counts.get(entry.dtype, 0) + entry.numel
+        return max(counts, key=lambda d: counts[d], default=torch.float32)
+
+    def _find_tied(self) -> dict[str, str]:
+        """The output head, if the configuration ties it to the embedding and no different head is stored."""
+        settings = {**self.config, **(self.config.get("text_config") or {})}
+        embedding = next((n for n in self.entries if n.endswith(_EMBEDDINGS)), None)
+        if not settings.get("tie_word_embeddings") or embedding is None:
+            return {}
+        head = next((n for n in self.entries if n.endswith(_TIED_HEAD)), _TIED_HEAD)
+        if head in self.entries and not torch.equal(_read(self.entries[head]), _read(self.entries[embedding])):
+            return {}
+        return {head: embedding}
+
+
+class WithTied(Mapping[str, Tensor]):
+    """A checkpoint as ``state_dict`` shows it: tied names included."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.checkpoint[self.checkpoint.tied.get(name, name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.checkpoint.entries, *self.checkpoint.tied])
+
+    def __len__(self) -> int:
+        return len(self.checkpoint.entries) + len(self.checkpoint.tied)
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if not index.is_file():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise ModelError(f"{folder}: no *.safetensors weights")
+        return files
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for shard in shards:
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise ModelError(f"{index}: names the shard {shard!r}, which is not in the folder; fetch it again")
+    return [folder / shard for shard in shards]
+
+
+def _header(file: Path) -> Iterator[tuple[str, Entry]]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ModelError(f"{file}: damaged: shorter than its header; fetch or write it again")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise ModelError(f"{file}: damaged: its header is no JSON ({error}); fetch or write it again") from error
+    for name, described in header.items():
+        if name != "__metadata__":
+            yield name, _entry(file, name, described, 8 + length, size)
+
+
+def _entry(file: Path, name: str, described: Mapping[str, Any], offset: int, size: int) -> Entry:
+    if described["dtype"] not in DTYPES:
+        raise ModelError(f"{file}: tensor {name!r} has dtype {described['dtype']}, known are {', '.join(DTYPES)}")
+    dtype, shape = DTYPES[described["dtype"]], tuple(described["shape"])
+    start, end = (offset + at for at in described["data_offsets"])
+    if end > size or start < offset or end - start != torch.Size(shape).numel() * dtype.itemsize:
+        raise ModelError(
+            f"{file}: damaged: tensor {name!r} reaches past the end of the file or has the wrong size; fetch it again"
+        )
+    return Entry(dtype, shape, file, start, end)
+
+
+def _read(entry: Entry) -> Tensor:
+    raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+    with entry.file.open("rb", buffering=0) as stream:
+        stream.seek(entry.start)
+        view, got = raw.numpy().data, 0
+        while got < len(view):
+            count = stream.readinto(view[got:])
+            if not count:
+                raise ModelError(f"{entry.file}: ended while a tensor was read; it changed or the disk failed")
+            got += count
+    return raw.view(entry.dtype).reshape(entry.shape)
+
+
+def write_checkpoint(
+    folder: Path, layout: Mapping[str, Entry], compute: Callable[[str], Tensor], shard_bytes: int = 5_000_000_000
+) -> dict[str, int]:
+    """Writes tensors as safetensors shards with their index, computing one at a time.
+
+    Args:
+        folder: an existing folder.
+        layout: name -> dtype and shape (the file and offsets are not read); its order decides the shards.
+        compute: gives the tensor of that name, in the layout's dtype and shape.
+        shard_bytes: largest size of a shard's tensors; a single larger tensor gets a shard of its own.
+
+    Returns:
+        ``bytes``, ``shards`` and ``tensors`` that were written.
+    """
+    shards = _shards(layout, shard_bytes)
+    single = len(shards) == 1
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        with (folder / file).open("wb") as stream:
+            _write_shard(stream, {name: layout[name] for name in names}, compute)
+        weight_map.update(dict.fromkeys(names, file))
+    total = sum(_bytes(entry) for entry in layout.values())
+    if not single:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return {"bytes": total, "shards": len(shards), "tensors": len(layout)}
+
+
+def _bytes(entry: Entry) -> int:
+    return entry.numel * entry.dtype.itemsize
+
+
+def _shards(layout: Mapping[str, Entry], shard_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, entry in layout.items():
+        if shards[-1] and filled + _bytes(entry) > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += _bytes(entry)
+    # Wider dtypes first, so that every tensor starts at a multiple of its item size.
+    return [sorted(names, key=lambda n: -layout[n].dtype.itemsize) for names in shards]
+
+
+def _write_shard(stream: BinaryIO, layout: Mapping[str, Entry], compute: Callable[[str], Tensor]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, entry in layout.items():
+        header[name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [position, position + _bytes(entry)],
+        }
+        position += _bytes(entry)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for name, entry in layout.items():
+        tensor = compute(name).to(entry.dtype).contiguous()
+        if tuple(tensor.shape) != entry.shape:
+            raise ModelError(f"tensor {name!r}: computed with shape {tuple(tensor.shape)} where {entry.shape} was planned")
+        stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -1,0 +1,82 @@
+"""From what a model wrote to the result of a task that rewards final answers; shared by the tasks that differ in their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from whet import parts
+from whet.errors import RecipeError
+from whet.generate.scoring import Reward
+from whet.generate.verify import EXTRACTOR, final_answer
+from whet.measure.estimates import by_groups
+from whet.measure.generative import Written, baselines, confidence
+from whet.measure.metrics.accuracy import accuracy
+from whet.measure.metrics.brier import brier
+from whet.measure.metrics.calibration_error import calibration_error
+from whet.measure.metrics.pass_at_k import pass_at_k
+from whet.measure.outcome import Estimate, Outcome, TaskResult
+from whet.measure.rows import labels_of
+
+
+def refuse_many_tries(pass_at: Sequence[int], samples: int) -> None:
+    """Raises a ``RecipeError`` if pass@k is asked for more tries than there are samples."""
+    if pass_at and max(pass_at) > samples:
+        raise RecipeError(
+            f"pass_at: pass@{max(pass_at)} needs at least {max(pass_at)} samples per prompt; set samples: {max(pass_at)}"
+        )
+
+
+def answer_result(task: str, written: Written, reward: Reward, pass_at: Sequence[int]) -> TaskResult:
+    """Scores completions and estimates accuracy (also by group), pass@k, Brier score and calibration error."""
+    scores, scoring = written.scored(reward)
+    outcomes = tuple(_outcome(written, i, samples) for i, samples in enumerate(scores))
+    every = [(c, s) for group, samples in zip(written.completions, scores) for c, s in zip(group, samples)]
+    unparsable = sum(s == 0 and final_answer(c.text) is None for c, s in every)
+    return TaskResult(
+        task=task,
+        model=written.model.name,
+        metric="accuracy",
+        outcomes=outcomes,
+        conditions=written.conditions({"rule": EXTRACTOR, "reward": parts.effective(reward)}),
+        estimates=_estimates(outcomes, written.settings.by, pass_at),
+        receipt={
+            **written.receipt(),
+            "unparsable": unparsable,
+            "policy for unparsable": "scored 0 and kept in the average",
+            "scoring": dict(scoring),
+            "baselines": baselines(written.drawn.rows, reward),
+        },
+    )
+
+
+def _estimates(outcomes: Sequence[Outcome], by: Sequence[str], pass_at: Sequence[int]) -> dict[str, Estimate]:
+    metrics: Mapping[str, Callable[[Sequence[Outcome]], Estimate]] = {
+        "accuracy": accuracy,
+        **{f"pass@{k}": partial(pass_at_k, k=k) for k in pass_at},
+    }
+    return {**by_groups(outcomes, metrics, by), "brier": brier(outcomes), "calibration_error": calibration_error(outcomes)}
+
+
+def _outcome(written: Written, index: int, samples: Sequence[float]) -> Outcome:
+    row, group = written.drawn.rows[index], written.completions[index]
+    first = group[0] if group else None
+    scores: dict[str, float] = {"confidence": 0.0, "first": samples[0]}
+    if first is not None:
+        scores |= {"confidence": confidence(first), "ended": float(first.finish != "length"), "tokens": float(len(first.ids))}
+    return Outcome(
+        id=written.drawn.ids[index],
+        score=sum(samples) / len(samples),
+        prompt=written.shown(index),
+        reference=_reference(row),
+        completion=first.text if first else "",
+        scores=scores,
+        samples=samples if len(samples) > 1 else (),
+        labels=labels_of(row),
+        answer=(final_answer(first.text) or "") if first else "",
+    )
+
+
+def _reference(row: Mapping[str, Any]) -> str:
+    return str(row.get("answer") if row.get("answer") is not None else row.get("completion", ""))

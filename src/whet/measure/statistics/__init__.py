@@ -1,0 +1,84 @@
+"""Intervals and tests: which result is judged by which test.
+
+=========================================== =======================================================================
+right or wrong on the same items, two arms  ``mcnemar`` (with ``newcombe``'s interval); several arms: ``cochran_q``
+real-valued per item, two arms              ``paired_permutation``; the interval is ``mean_interval`` / ``bca_bootstrap``
+few seeds                                   paired: ``paired_t`` and ``paired_permutation`` (exact); else ``welch``
+items and seeds                             ``hierarchical_bootstrap``
+retrained learners on little data           ``five_by_two_cv_f``, ``corrected_resampled_t``, ``bootstrap_632plus``, ``nested_cv``
+several arms over several data sets         ``friedman``, then ``pairwise_wilcoxon``
+one proportion                              ``wilson``, ``clopper_pearson``
+calibration, rank correlation               ``brier``, ``expected_calibration_error``, ``spearman``
+"no difference" is the claim                ``tost``
+many comparisons                            ``holm`` (``bonferroni``)
+what a run could detect                     ``detectable_difference``, ``paired_power``, ``paired_sample_size``
+=========================================== =======================================================================
+
+Effects are always the first arm minus the second. Two-sided, 95%, 10,000 resamples unless said otherwise.
+"""
+
+from whet.measure.statistics.association import brier, expected_calibration_error, spearman
+from whet.measure.statistics.learners import Nested, bootstrap_632plus, nested_cv, stratified_folds
+from whet.measure.statistics.means import (
+    Ranking,
+    bonferroni,
+    corrected_resampled_t,
+    five_by_two_cv_f,
+    friedman,
+    holm,
+    paired_t,
+    pairwise_wilcoxon,
+    tost,
+    welch,
+    wilcoxon,
+)
+from whet.measure.statistics.proportions import (
+    clopper_pearson,
+    cochran_q,
+    detectable_difference,
+    detectable_mean_difference,
+    discordant,
+    mcnemar,
+    newcombe,
+    paired_power,
+    paired_sample_size,
+    wilson,
+)
+from whet.measure.statistics.resampling import bca_bootstrap, hierarchical_bootstrap, mean_interval, paired_permutation
+from whet.measure.statistics.result import TestResult
+
+__all__ = [
+    "Nested",
+    "Ranking",
+    "TestResult",
+    "bca_bootstrap",
+    "bonferroni",
+    "bootstrap_632plus",
+    "brier",
+    "clopper_pearson",
+    "cochran_q",
+    "corrected_resampled_t",
+    "detectable_difference",
+    "detectable_mean_difference",
+    "discordant",
+    "expected_calibration_error",
+    "five_by_two_cv_f",
+    "friedman",
+    "hierarchical_bootstrap",
+    "holm",
+    "mcnemar",
+    "mean_interval",
+    "nested_cv",
+    "newcombe",
+    "paired_permutation",
+    "paired_power",
+    "paired_sample_size",
+    "paired_t",
+    "pairwise_wilcoxon",
+    "spearman",
+    "stratified_folds",
+    "tost",
+    "welch",
+    "wilcoxon",
+    "wilson",
+]

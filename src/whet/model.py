@@ -1,0 +1,187 @@
+"""A network with its tokenizer, its name and its lineage.
+
+Hugging Face is the currency: the network is a ``transformers`` module, weights are safetensors, the folder that
+:meth:`Model.save` writes loads with ``AutoModelForCausalLM.from_pretrained``. Beside the weights lies ``whet.json`` with
+parents, tensor hashes, the chat template's hash and the receipts of the steps that led here.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whet.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LINEAGE_FILE = "whet.json"
+BUNDLED = Path(__file__).parent / "models"
+"""Models shipped inside the package, by folder name."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network (in evaluation mode unless it is being trained), its tokenizer, name and lineage.
+
+    ``lineage`` is what ``whet.json`` holds: ``parents`` (names and weight hashes), ``step`` (what made it), ``receipts``.
+    ``quantized`` maps a linear layer's name to its codes (a ``quantize.pipeline.QuantizedLinear``) when the weights are
+    the decoded values of a quantizer; it is what packed files and exports are written from.
+    """
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    quantized: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Any:
+        return self.network.config
+
+    @property
+    def device(self) -> Any:
+        return self.network.device
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens that the positions allow."""
+        return int(getattr(self.config, "max_position_embeddings", 0) or 0)
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.network.parameters())
+
+    def copy(self, name: str | None = None) -> Model:
+        """A model whose weights can change without changing this one's."""
+        return replace(self, network=copy.deepcopy(self.network), name=name or self.name)
+
+    def with_lineage(self, step: Mapping[str, Any], name: str, parents: list[Model] | None = None) -> Model:
+        """The same network under a new name, remembering the step that made it and its parents' weight hashes."""
+        lineage = {
+            "parents": [{"name": p.name, "weights": p.lineage.get("weights"), "step": p.lineage.get("step")} for p in (parents or [self])],
+            "step": dict(step),
+        }
+        return replace(self, name=name, lineage=lineage)
+
+    def save(self, folder: str | Path, max_shard_size: str = "5GB") -> Path:
+        """Writes weights, configuration, tokenizer and ``whet.json``; returns the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
+        self.tokenizer.save_pretrained(folder)
+        lineage = {
+            **self.lineage,
+            "name": self.name,
+            "weights": weights_hash(self.network.state_dict()),
+            "template": template_hash(self.tokenizer),
+        }
+        (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1, default=str))
+        return folder
+
+
+def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None = None) -> Model:
+    """Loads a bundled model, a local folder or a hub id.
+
+    Args:
+        reference: ``"nano"``, a folder that ``transformers`` can load, or a hub id.
+        dtype: ``auto`` keeps the checkpoint's; else ``float32``, ``bfloat16`` or ``float16``.
+        device: default: the first accelerator, else the CPU.
+
+    Raises:
+        ModelError: no such model, no safetensors weights, weights that are not finite, a damaged file.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path, name = _resolve(reference)
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"cannot load model {str(reference)!r}: {error}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors"):
+            raise ModelError(f"model {str(reference)!r}: a weight file is damaged ({error}); fetch or write it again") from error
+        raise
+    _refuse_nonfinite(network.state_dict(), str(reference))
+    if getattr(network.config, "whet_online", None):
+        from whet.quantize.online import attach
+
+        attach(network)
+    network.to(device or default_device())
+    network.eval()
+    lineage_file = Path(path) / LINEAGE_FILE
+    lineage = json.loads(lineage_file.read_text()) if lineage_file.is_file() else {}
+    lineage.setdefault("weights", weights_hash(network.state_dict()))
+    return Model(network, tokenizer, name, lineage)
+
+
+def _resolve(reference: str | Path) -> tuple[str, str]:
+    path = Path(reference)
+    if (BUNDLED / str(reference) / "config.json").is_file():
+        return str(BUNDLED / str(reference)), str(reference)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path}: this folder is no model: it has no config.json")
+        if not any(path.glob("*.safetensors")):
+            pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
+            way_out = " It has pickle weights, which can run code; convert them: model.save_pretrained(folder, safe_serialization=True)." if pickles else ""
+            raise ModelError(f"{path}: no *.safetensors weights.{way_out}")
+        return str(path), path.name
+    if path.is_absolute() or str(reference).startswith("."):
+        raise ModelError(f"{reference}: no such folder")
+    bundled = sorted(p.name for p in BUNDLED.glob("*") if (p / "config.json").is_file())
+    if "/" not in str(reference):
+        from whet.errors import unknown
+
+        raise ModelError(f"{unknown('model', str(reference), bundled)}; a local folder or a hub id (owner/name) works too")
+    return str(reference), str(reference).rpartition("/")[2]
+
+
+def _refuse_nonfinite(tensors: Mapping[str, Tensor], reference: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"model {reference!r}: tensor {name!r} holds NaN or Inf; the checkpoint is broken, take an earlier one")
+
+
+def default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in name order: the same weights give the same hash on any machine."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Hash of the chat template, ``None`` if the tokenizer has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None
+
+
+def quiet_transformers() -> None:
+    """Turns off the libraries' own progress bars and advice, which whet's receipts replace."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

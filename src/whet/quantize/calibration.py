@@ -1,0 +1,52 @@
+"""The token rows that a quantizer looks at, split into those it may use and those that judge it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whet.errors import DataError
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """``rows`` are used, ``held_out`` only judged on; both are lists of token ids. ``receipt`` counts what was cut or left."""
+
+    rows: Sequence[Sequence[int]]
+    held_out: Sequence[Sequence[int]] = ()
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row) for row in self.rows)
+
+
+def batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> list[Tensor]:
+    """Rows of equal length together, int64 [b, S] with ``b S <= batch_tokens`` (but at least one row): no padding ever."""
+    by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
+    for row in rows:
+        by_length[len(row)].append(row)
+    made = []
+    for length, same in sorted(by_length.items(), reverse=True):
+        size = max(1, batch_tokens // length)
+        made += [torch.tensor(same[i : i + size], dtype=torch.int64) for i in range(0, len(same), size)]
+    return made
+
+
+def check_rows(rows: Sequence[Sequence[int]], vocabulary: int) -> None:
+    """Raises DataError for a row that is no list of token ids of that vocabulary; names the row."""
+    for index, row in enumerate(rows):
+        if len(row) and not (0 <= min(row) and max(row) < vocabulary):
+            wrong = min(row) if min(row) < 0 else max(row)
+            raise DataError(f"calibration row {index}: token id {wrong} is not in [0, {vocabulary}); use the model's own tokenizer")
+
+
+def split_held_out(rows: Sequence[Sequence[int]], held_out: int) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """The last rows (``held_out`` of them, at most a quarter of all) are kept back."""
+    kept = min(held_out, len(rows) // 4)
+    return list(rows[: len(rows) - kept]), list(rows[len(rows) - kept :])

@@ -1,0 +1,119 @@
+"""Turns one weight matrix into codes: all columns at once, or one by one with error feedback."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from whet import parts
+from whet.errors import ModelError
+from whet.quantize.codes import QuantizedLinear, make
+from whet.quantize.grid import BitPlan, Grid, GridParams, fit_matrix
+
+
+class Rounding(Protocol):
+    """The contract of a rounding of kind ``column``."""
+
+    kind: str
+    needs: frozenset[str]
+
+    def choose(self, values: Tensor, grid: Grid, params: GridParams, plan: BitPlan) -> Tensor: ...
+
+
+class Feedback(Protocol):
+    """What a compensator of kind ``feedback`` gives for one layer; positions count in coding order."""
+
+    original: Tensor
+    order: Tensor
+    static_groups: bool
+    receipt: dict[str, Any]
+
+    def column(self, position: int) -> Tensor: ...
+
+    def ahead(self, position: int, stop: int) -> Tensor: ...
+
+    def push(self, position: int, error: Tensor) -> None: ...
+
+
+class Compensator(Protocol):
+    """The contract of the kind ``compensate``: ``kind`` is ``none`` or ``feedback`` (which has ``start``)."""
+
+    kind: str
+    needs: frozenset[str]
+    true_sequential: bool
+
+
+def code_matrix(
+    weight: Tensor,
+    hessian: Tensor | None,
+    plan: BitPlan,
+    grid: Grid,
+    rounding: Rounding,
+    compensate: Any,
+    *,
+    scale_dtype: torch.dtype = torch.float16,
+    name: str = "weight",
+) -> tuple[QuantizedLinear, dict[str, Any]]:
+    """Codes for a matrix [out, in].
+
+    Args:
+        weight: any float type; the decoded weights will have it.
+        hessian: ``H`` of the layer's input, float64 [in, in]; needed by feedback compensators.
+        plan: bits, group size, symmetry.
+        grid, rounding, compensate: built parts.
+        scale_dtype: what scales are stored in.
+        name: the layer's, for messages.
+
+    Returns:
+        The layer, and what the compensator reports.
+
+    Raises:
+        ModelError: a weight is NaN or infinite.
+    """
+    if not bool(weight.isfinite().all()):
+        raise ModelError(f"weight of {name!r} holds NaN or Inf; the checkpoint is damaged, take an earlier one")
+    grid_name = str(parts.effective(grid)["name"])
+    if compensate.kind == "none":
+        codes, params = _at_once(weight.float(), plan, grid, rounding, scale_dtype)
+        return make(codes, params, plan, weight.dtype, scale_dtype, grid_name), {}
+    feedback: Feedback = compensate.start(weight, hessian, name)
+    codes, params, scattered = _one_by_one(feedback, plan, grid, rounding, scale_dtype)
+    order = feedback.order if scattered else None
+    return make(codes, params, plan, weight.dtype, scale_dtype, grid_name, order), feedback.receipt
+
+
+def _at_once(weight: Tensor, plan: BitPlan, grid: Grid, rounding: Rounding, scale_dtype: torch.dtype) -> tuple[Tensor, GridParams]:
+    params = fit_matrix(grid, weight, plan, scale_dtype)
+    if plan.group_size == "tensor":
+        return rounding.choose(weight[:, None], grid, params, plan)[:, 0], params
+    g = plan.columns(weight.shape[1])
+    pieces = [
+        rounding.choose(weight[:, None, start : start + g], grid, params.at(group), plan)[:, 0]
+        for group, start in enumerate(range(0, weight.shape[1], g))
+    ]
+    return torch.cat(pieces, dim=1), params
+
+
+def _one_by_one(
+    feedback: Feedback, plan: BitPlan, grid: Grid, rounding: Rounding, scale_dtype: torch.dtype
+) -> tuple[Tensor, GridParams, bool]:
+    """Codes in the layer's own column order, parameters, and whether groups run along ``feedback.order``."""
+    columns = feedback.original.shape[1]
+    g = plan.columns(columns)
+    ahead = not (feedback.static_groups or plan.group_size == "tensor")
+    fitted = [] if ahead else [fit_matrix(grid, feedback.original, plan, scale_dtype)]
+    codes = torch.empty_like(feedback.original, dtype=torch.int16)
+    order = feedback.order.tolist()
+    for position, column in enumerate(order):
+        if ahead and position % g == 0:
+            window = feedback.ahead(position, min(position + g, columns))
+            fitted.append(grid.fit(window[:, None], plan).stored_as(scale_dtype))
+        params = fitted[-1] if ahead else fitted[0].at(column // g)
+        current = feedback.column(position)[:, None, None]
+        code = rounding.choose(current, grid, params, plan)
+        codes[:, column] = code[:, 0, 0]
+        feedback.push(position, (current - grid.decode(code, params))[:, 0, 0])
+    natural = order == sorted(order) or g >= columns
+    return codes, GridParams.join(fitted), ahead and not natural

@@ -1,0 +1,418 @@
+"""What a user writes, typed: a recipe is named steps in six sections, carried out in the order of their references.
+
+A recipe is YAML (or a mapping)::
+
+    whet: 1
+    name: quickstart
+    model: nano                     # a bundled model, a folder, a hub id, or an architecture to start from scratch
+    data:
+      - {name: problems, source: {name: nanoworld, rows: 4000}}
+    train:
+      - {name: sft, data: problems, objective: sft, lr: 1e-3, epochs: 2}
+    quantize:
+      - {name: w4, model: sft, bits: 4, compensate: gptq, data: problems}
+    measure:
+      - {name: scores, tasks: [{name: answers, data: {name: nanoworld, rows: 400}}]}
+    export:
+      - {name: out, model: w4, to: compressed-tensors}
+
+A setting that names a part is the part's name or a mapping with ``name`` and the part's own settings. Every error names
+the line of the file, the field, the value and what is allowed, and is raised before any compute is spent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from whet import parts
+from whet.errors import RecipeError, unknown
+from whet.parts import Kind
+
+FORMAT = 1
+"""Version of the recipe format that this whet writes and reads."""
+
+BASE = "base"
+"""How steps refer to the recipe's own model."""
+
+
+@dataclass(frozen=True)
+class DataStep:
+    """Makes a dataset: from a source, or from another data step, passed through selection and synthesis."""
+
+    name: str
+    source: Annotated[Any, Kind("source")] | None = None
+    """Where rows come from; exactly one of ``source`` and ``data`` is given."""
+    data: str | None = None
+    """Another data step whose rows are taken."""
+    split: str = "train"
+    model: str | None = None
+    """The stage whose model ``synthesize`` and ``select`` use; default the recipe's model."""
+    synthesize: Annotated[tuple[Any, ...], Kind("synthesize")] = ()
+    select: Annotated[tuple[Any, ...], Kind("select")] = ()
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Trains a stage's model. ``settings`` holds the fields of ``whet.train.settings.TrainSettings`` that were given."""
+
+    name: str
+    data: str
+    model: str | None = None
+    """The stage to start from; default the training step before this one, or the recipe's model."""
+    format: Annotated[Any, Kind("format")] | None = None
+    """Default: ``preference`` where the objective needs pairs, else ``chat``."""
+    objective: Any = "sft"
+    """A part, or a list of parts each with a ``weight``."""
+    adapter: Annotated[Any, Kind("adapter")] = "full"
+    optimizer: Annotated[Any, Kind("optimizer")] = "adamw"
+    schedule: Annotated[Any, Kind("schedule")] = "shuffle"
+    reward: Annotated[Any, Kind("reward")] | None = None
+    """Only for objectives that need rollouts."""
+    rollouts: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of ``whet.train.rollouts.RolloutSettings``; only for objectives that need rollouts."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EditStep:
+    """Merges or rescales weights of several stages without training."""
+
+    name: str
+    models: tuple[str, ...]
+    method: Annotated[Any, Kind("edit")]
+    base: str | None = None
+    """The common ancestor, where the method needs one; default the recipe's model."""
+    score: Annotated[Any, Kind("task")] | None = None
+    """The held-out task that selecting methods (a greedy soup) score candidates with; never a test set."""
+
+
+@dataclass(frozen=True)
+class QuantizeStep:
+    """Quantizes a stage's model. ``settings`` holds the fields of ``whet.quantize.settings.QuantizeSettings`` that were given."""
+
+    name: str
+    model: str | None = None
+    data: str | None = None
+    """The data step whose rows calibrate; needed where a piece reads activations."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MeasureStep:
+    """Measures stages on tasks and compares each stage with the one it came from."""
+
+    name: str
+    tasks: Annotated[tuple[Any, ...], Kind("task")]
+    models: tuple[str, ...] = ()
+    """Default: the recipe's model and every stage."""
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """Writes a stage's model in a form that other software loads."""
+
+    name: str
+    to: Annotated[Any, Kind("export")]
+    model: str | None = None
+
+
+Step = DataStep | TrainStep | EditStep | QuantizeStep | MeasureStep | ExportStep
+
+SECTIONS: dict[str, type] = {
+    "data": DataStep,
+    "train": TrainStep,
+    "edit": EditStep,
+    "quantize": QuantizeStep,
+    "measure": MeasureStep,
+    "export": ExportStep,
+}
+
+MODEL_SECTIONS = ("train", "edit", "quantize")
+"""Sections whose steps make a model."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe. ``steps`` are in the order in which they are carried out; ``document`` is what was written."""
+
+    name: str
+    model: Any
+    seed: int
+    about: str
+    steps: tuple[tuple[str, Step], ...]
+    document: Mapping[str, Any]
+    tokenizer_data: str | None = None
+
+    def step(self, name: str) -> Step:
+        return next(step for _, step in self.steps if step.name == name)
+
+    def section(self, name: str) -> list[Any]:
+        return [step for section, step in self.steps if section == name]
+
+
+def read(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and validates a recipe.
+
+    Args:
+        source: a YAML file, or the mapping it would hold.
+        overrides: ``path=value`` each, such as ``train.0.objective=dpo`` or ``train.sft.lr=1e-4``.
+
+    Raises:
+        RecipeError: anything that could not be carried out, with file and line where it came from a file.
+    """
+    lines: dict[str, int] = {}
+    document = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source), lines)
+    for override in overrides:
+        document = apply_override(document, override)
+    try:
+        return _recipe(document)
+    except RecipeError as error:
+        raise RecipeError(_located(str(error), source, lines)) from None
+
+
+def _located(message: str, source: str | Path | Mapping[str, Any], lines: Mapping[str, int]) -> str:
+    path = message.partition(": ")[0]
+    while path and path not in lines:
+        path = path.rpartition(".")[0]
+    return f"{source}:{lines[path]}: {message}" if path else message
+
+
+def _read_yaml(path: Path, lines: dict[str, int]) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe file")
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError(f"{path}: a recipe is a mapping with 'name', 'model' and sections ({', '.join(SECTIONS)})")
+    _remember_lines(node, "", lines, path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from None
+
+
+def _remember_lines(node: Any, prefix: str, lines: dict[str, int], file: Path) -> None:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise RecipeError(f"{file}:{key.start_mark.line + 1}: {prefix}{name} is given twice; keep one")
+            seen.add(name)
+            lines[f"{prefix}{name}"] = key.start_mark.line + 1
+            _remember_lines(value, f"{prefix}{name}.", lines, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[f"{prefix}{index}"] = value.start_mark.line + 1
+            _remember_lines(value, f"{prefix}{index}.", lines, file)
+
+
+def apply_override(document: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """A copy of the document with one ``path=value`` set; path parts are keys, list positions or names of steps.
+
+    >>> apply_override({"train": [{"name": "sft", "objective": "sft"}]}, "train.sft.objective.p=0.2")
+    {'train': [{'name': 'sft', 'objective': {'name': 'sft', 'p': 0.2}}]}
+    """
+    import yaml
+
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"override {override!r}: write path=value, as in train.0.lr=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {override!r}: the value is not readable as YAML: {error}") from None
+    return _set(document, path.split("."), value, override)
+
+
+def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
+    if not path:
+        return value
+    key, rest = path[0], path[1:]
+    if isinstance(node, Mapping) or node is None:
+        inner = dict(node or {})
+        inner[key] = _set(inner.get(key), rest, value, override)
+        return inner
+    if isinstance(node, list):
+        position = _position(node, key, override)
+        return [_set(item, rest, value, override) if i == position else item for i, item in enumerate(node)]
+    if isinstance(node, str):
+        return {"name": node, key: _set(None, rest, value, override)}
+    raise RecipeError(f"override {override!r}: {key!r} cannot be set inside {node!r}")
+
+
+def _position(items: list[Any], key: str, override: str) -> int:
+    names = [item.get("name") if isinstance(item, Mapping) else item for item in items]
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    if key in names:
+        return names.index(key)
+    raise RecipeError(f"override {override!r}: {unknown('step', key, [str(n) for n in names])} (or 0 to {len(items) - 1})")
+
+
+_TOP = {"whet", "name", "model", "seed", "about", "tokenizer_data", *SECTIONS}
+
+
+def _recipe(document: Mapping[str, Any]) -> Recipe:
+    for key in document:
+        if key not in _TOP:
+            raise RecipeError(f"{key}: {unknown('section', str(key), _TOP)}")
+    version = document.get("whet", FORMAT)
+    if not isinstance(version, int) or version > FORMAT or version < 1:
+        raise RecipeError(f"whet: this recipe has format {version!r}, this whet reads up to {FORMAT}; update whet")
+    if not isinstance(document.get("name"), str):
+        raise RecipeError("name: a recipe needs a name, a short text")
+    seed = document.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise RecipeError(f"seed: expected an integer of 0 or more, got {seed!r}")
+    model = document.get("model", "nano")
+    if isinstance(model, Mapping):
+        model = parts.build("architecture", model, "model")
+    elif not isinstance(model, str):
+        raise RecipeError(f"model: expected a model's name, folder or hub id, or an architecture, got {model!r}")
+    steps = list(_steps(document))
+    _check_references(steps, document.get("tokenizer_data"))
+    return Recipe(document["name"], model, seed, document.get("about", ""), tuple(_ordered(steps)), document, document.get("tokenizer_data"))
+
+
+def _steps(document: Mapping[str, Any]) -> Iterator[tuple[str, Step]]:
+    previous = BASE
+    for section, kind in SECTIONS.items():
+        entries = document.get(section) or []
+        if not isinstance(entries, list):
+            raise RecipeError(f"{section}: expected a list of steps, got {type(entries).__name__}")
+        for index, entry in enumerate(entries):
+            where = f"{section}.{index}"
+            if not isinstance(entry, Mapping):
+                raise RecipeError(f"{where}: expected a mapping with the step's fields, got {entry!r}")
+            step = build_step(section, kind, {"name": f"{section}-{index}", **entry}, where)
+            if section in ("train", "quantize", "export") and step.model is None:
+                step = dataclasses.replace(step, model=previous)
+            if section == "train":
+                previous = step.name
+            yield section, step
+
+
+def build_step(section: str, kind: type, entry: Mapping[str, Any], where: str) -> Any:
+    """Validates one step's mapping into its dataclass, parts built."""
+    known = {k: s for k, s in parts.settings_of(kind).items() if k != "settings"}
+    extra = settings_class(section)
+    own = {k: v for k, v in entry.items() if k in known or extra is None}
+    values = parts.validate(known, own, where, f"a {section} step")
+    if extra is not None:
+        fields = parts.settings_of(extra)
+        given = {k: v for k, v in entry.items() if k not in known}
+        for key in given:
+            if key not in fields:
+                raise RecipeError(f"{where}.{key}: {unknown(f'field of a {section} step', key, [*known, *fields])}")
+        values["settings"] = given
+        extra(**parts.validate(fields, given, where, f"a {section} step"))
+    step = kind(**values)
+    _check_step(step, where)
+    return step
+
+
+def settings_class(section: str) -> type | None:
+    """The dataclass whose fields a section's steps take beside their own."""
+    if section == "train":
+        from whet.train.settings import TrainSettings
+
+        return TrainSettings
+    if section == "quantize":
+        from whet.quantize.settings import QuantizeSettings
+
+        return QuantizeSettings
+    return None
+
+
+def _check_step(step: Step, where: str) -> None:
+    if isinstance(step, DataStep) and (step.source is None) == (step.data is None):
+        raise RecipeError(f"{where}: give exactly one of 'source' and 'data'")
+    if isinstance(step, TrainStep):
+        needs = frozenset().union(*(o.needs for _, o in objectives(step.objective, f"{where}.objective")))
+        if "rollouts" in needs and step.reward is None:
+            raise RecipeError(f"{where}.reward: this objective learns from rollouts and needs a reward, such as exact-answer")
+        for name, given in (("reward", step.reward is not None), ("rollouts", bool(step.rollouts))):
+            if given and "rollouts" not in needs:
+                raise RecipeError(f"{where}.{name}: the objective takes no rollouts and would not read this; remove it")
+
+
+def objectives(spec: Any, where: str = "objective") -> list[tuple[float, Any]]:
+    """The (weight, objective) pairs of a recipe's ``objective``: one part, or a list of parts each with a ``weight``."""
+    if not isinstance(spec, list):
+        return [(1.0, parts.build("objective", spec, where))]
+    pairs = []
+    for index, item in enumerate(spec):
+        item = {"name": item} if isinstance(item, str) else dict(item)
+        weight = item.pop("weight", 1.0)
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+            raise RecipeError(f"{where}.{index}.weight: expected a number, got {weight!r}")
+        pairs.append((float(weight), parts.build("objective", item, f"{where}.{index}")))
+    if not pairs:
+        raise RecipeError(f"{where}: the list is empty; name at least one objective")
+    return pairs
+
+
+def references(section: str, step: Step) -> dict[str, str]:
+    """Field -> the step that it refers to (data steps and stages alike), the recipe's own model left out."""
+    found: dict[str, str | None] = {}
+    for name in ("data", "model", "base"):
+        found[name] = getattr(step, name, None)
+    for index, name in enumerate(getattr(step, "models", ())):
+        found[f"models.{index}"] = name
+    return {k: v for k, v in found.items() if v is not None and v != BASE}
+
+
+def _check_references(steps: list[tuple[str, Step]], tokenizer_data: str | None) -> None:
+    names: dict[str, str] = {}
+    for section, step in steps:
+        if step.name in names or step.name == BASE:
+            raise RecipeError(f"{section}: two steps are called {step.name!r}; names must differ ('{BASE}' is the recipe's model)")
+        if "/" in step.name or step.name.startswith("."):
+            raise RecipeError(f"{section}: the step name {step.name!r} must not hold '/' or begin with '.'")
+        names[step.name] = section
+    data = [n for n, s in names.items() if s == "data"]
+    stages = [BASE, *(n for n, s in names.items() if s in MODEL_SECTIONS)]
+    counts = dict.fromkeys(SECTIONS, 0)
+    for section, step in steps:
+        where = f"{section}.{counts[section]}"
+        counts[section] += 1
+        for name, target in references(section, step).items():
+            allowed = data if name == "data" else stages
+            if target not in allowed:
+                raise RecipeError(f"{where}.{name}: {unknown('data step' if name == 'data' else 'stage', target, allowed)}")
+    if tokenizer_data is not None and tokenizer_data not in data:
+        raise RecipeError(f"tokenizer_data: {unknown('data step', tokenizer_data, data)}")
+
+
+def _ordered(steps: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
+    """Topological order that keeps the written order where it can."""
+    done: set[str] = set()
+    order: list[tuple[str, Step]] = []
+    remaining = list(steps)
+    every_model = {s.name for section, s in steps if section in MODEL_SECTIONS}
+    while remaining:
+        for entry in remaining:
+            section, step = entry
+            wanted = set(references(section, step).values())
+            if isinstance(step, MeasureStep) and not step.models:
+                wanted |= every_model
+            if wanted <= done:
+                break
+        else:
+            circle = ", ".join(step.name for _, step in remaining)
+            raise RecipeError(f"{remaining[0][0]}: the steps {circle} wait for each other; a step may only use what comes before it")
+        remaining.remove(entry)
+        order.append(entry)
+        done.add(step.name)
+    return order

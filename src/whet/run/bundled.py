@@ -1,0 +1,26 @@
+"""Recipes by name: a file, or one of those shipped with whet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from whet.errors import RecipeError, unknown
+
+FOLDERS = (Path(__file__).parents[3] / "recipes", Path(sys.prefix) / "share" / "whet" / "recipes")
+"""Where recipes lie in a checkout and in an installed package."""
+
+
+def find_recipe(reference: str | Path) -> Path:
+    """The recipe file of that path, or the bundled one of that name.
+
+    Raises:
+        RecipeError: there is neither; names the bundled recipe nearest to what was asked for.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    known = {p.stem: p for folder in FOLDERS if folder.is_dir() for p in folder.glob("*.yaml")}
+    if path.suffix in (".yaml", ".yml") and path.parent != Path() or path.name not in known and path.stem not in known:
+        raise RecipeError(f"{reference}: no such file; {unknown('bundled recipe', path.stem, known)}")
+    return known[path.stem]

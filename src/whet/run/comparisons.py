@@ -1,0 +1,142 @@
+"""Measures the stages of a run on the same examples and compares each with the stage it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whet.measure import compare as judge
+    from whet.measure.outcome import TaskResult
+    from whet.model import Model
+
+RESULTS, COMPARISONS = "results.json", "comparisons.json"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One judged pair of stages as the report shows it.
+
+    ``kind`` is ``better``, ``worse`` or ``same``; ``verdict`` the sentence; ``effect``, ``low``, ``high`` are second minus
+    first; ``p`` is Holm-corrected over the comparisons of the step; ``flips`` counts examples; ``examples`` are flips to read.
+    """
+
+    task: str
+    first: str
+    second: str
+    kind: str
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+    flips: Mapping[str, int]
+    examples: Sequence[Mapping[str, str]]
+
+
+def measure_stages(
+    tasks: Sequence[Callable[[Model], TaskResult]], stages: Sequence[str], load: Callable[[str], Model], folder: Path
+) -> tuple[dict[str, list[TaskResult]], list[dict[str, Any]]]:
+    """Runs every task on every stage; writes one result file each; returns results by task and the listing of the files."""
+    from dataclasses import replace
+
+    from whet.measure.results import write_result
+
+    results: dict[str, list[TaskResult]] = {}
+    listing = []
+    for stage in stages:
+        model = load(stage)
+        for task in tasks:
+            result = replace(task(model), model=stage)
+            file = f"{len(listing):03d}.jsonl"
+            write_result(result, folder / file)
+            mib = sum(p.numel() * p.element_size() for p in model.network.parameters()) / 2**20
+            listing.append({"stage": stage, "task": result.task, "file": file, "mib": mib})
+            results.setdefault(result.task, []).append(result)
+    (folder / RESULTS).write_text(json.dumps(listing, indent=1))
+    return results, listing
+
+
+def compare_stages(results: Mapping[str, Sequence[TaskResult]], parents: Mapping[str, str], folder: Path) -> list[Comparison]:
+    """Judges each measured stage against its parent on every task, Holm-corrected over the step, and writes the file."""
+    from whet.measure.compare import compare, corrected
+
+    judged = []
+    for measured in results.values():
+        by_stage = {r.model: r for r in measured}
+        judged += [compare(by_stage[p], r) for s, r in by_stage.items() if (p := parents.get(s)) in by_stage and p is not None]
+    rows = {r.task: {o.model: o for o in rs} for rs in results.values() for r in rs}
+    found = [_shown(c, rows[c.task]) for c in corrected(judged)] if judged else []
+    (folder / COMPARISONS).write_text(json.dumps([vars(c) for c in found], indent=1))
+    return found
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """Reads what :func:`compare_stages` wrote."""
+    return [Comparison(**entry) for entry in json.loads(path.read_text())]
+
+
+def _shown(comparison: judge.Comparison, by_stage: Mapping[str, TaskResult]) -> Comparison:
+    test = comparison.test
+    examples = [
+        {
+            "kind": "lost" if f.kind == "negative" else "gained",
+            "skill": f.labels.get("skill", ""),
+            "prompt": f.prompt,
+            "reference": f.reference,
+            "before": f.old,
+            "after": f.new,
+        }
+        for f in comparison.examples
+    ]
+    verdict = comparison.verdict
+    return Comparison(
+        task=comparison.task,
+        first=comparison.old,
+        second=comparison.new,
+        kind=verdict if verdict in ("better", "worse") else "same",
+        verdict=_sentence(comparison),
+        effect=float(test.effect or 0.0),
+        low=float(test.low or 0.0),
+        high=float(test.high or 0.0),
+        p=comparison.p,
+        detectable=comparison.detectable,
+        flips=_counts(by_stage[comparison.old], by_stage[comparison.new]) if comparison.flips else {},
+        examples=examples,
+    )
+
+
+def _sentence(comparison: judge.Comparison) -> str:
+    test = comparison.test
+    change = (
+        f"{comparison.old_value:.3f} to {comparison.new_value:.3f}, difference {test.effect or 0:+.3f} "
+        f"[{test.low or 0:+.3f}, {test.high or 0:+.3f}], {test.name} p = {comparison.p:.2g}"
+    )
+    if comparison.comparisons > 1:
+        change += f" (Holm over {comparison.comparisons})"
+    seen = f"A difference of {comparison.detectable:.3f} would have been seen with 80% power."
+    sentences = {
+        "better": f"better. {change}.",
+        "worse": f"worse. {change}.",
+        "equivalent": f"the same within ±{comparison.margin:g}. {change}.",
+        "no difference found": f"no difference seen. {change}. {seen}",
+        "floor": f"not judged: both are at chance. {change}.",
+        "ceiling": f"not judged: both are at the ceiling. {change}.",
+    }
+    return sentences[comparison.verdict]
+
+
+def _counts(old: TaskResult, new: TaskResult) -> dict[str, int]:
+    from whet.measure.metrics.flips import paired
+
+    pairs = paired(old.outcomes, new.outcomes)
+    return {
+        "gained": sum(b.score > a.score for a, b in pairs),
+        "lost": sum(b.score < a.score for a, b in pairs),
+        "both_right": sum(a.score == b.score > 0 for a, b in pairs),
+        "both_wrong": sum(a.score == b.score == 0 for a, b in pairs),
+    }

@@ -1,0 +1,52 @@
+"""Compares two runs: every effective setting, receipt figure and version in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from whet.run.ledger import Ledger, Run
+from whet.run.store import Store
+
+ABSENT = "(absent)"
+
+
+def diff_runs(first: str, second: str) -> tuple[list[dict[str, Any]], str]:
+    """The differences as rows ``where, first, second`` and as text; empty if the runs agree.
+
+    Times, costs and identities are left out: they differ without the result differing.
+    """
+    ledger = Ledger.beside(Store.open().scratch)
+    runs = [ledger.run(first), ledger.run(second)]
+    left, right = (flatten(_content(run)) for run in runs)
+    rows = [
+        {"where": key, "first": left.get(key, ABSENT), "second": right.get(key, ABSENT)}
+        for key in sorted({*left, *right})
+        if left.get(key, ABSENT) != right.get(key, ABSENT)
+    ]
+    head = f"{runs[0].id} -> {runs[1].id}: "
+    lines = [f"  {r['where']}: {r['first']} -> {r['second']}" for r in rows]
+    return rows, "\n".join([head + (f"{len(rows)} differences" if rows else "no difference"), *lines])
+
+
+def _content(run: Run) -> dict[str, Any]:
+    steps = {s.name: {"settings": s.settings, "inputs": {"code": s.inputs.get("code")}, "receipt": s.receipt} for s in run.steps}
+    return {"seed": run.seed, "versions": run.versions, "machine": run.machine, "step": steps}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping from dotted path to leaf.
+
+    >>> flatten({"a": {"b": [1, {"c": 2}]}})
+    {'a.b.0': 1, 'a.b.1.c': 2}
+    """
+    if isinstance(value, Mapping) and value:
+        items = value.items()
+    elif isinstance(value, (list, tuple)) and value:
+        items = enumerate(value)  # type: ignore[assignment]
+    else:
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in items:
+        found.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return found

@@ -1,0 +1,104 @@
+"""What identifies a step: its inputs, its effective settings, its seed, and the code of the parts and rooms that it uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from whet import parts
+from whet.recipe import Step, TrainStep, objectives, settings_class
+
+_HERE = Path(__file__).parents[1]
+
+_ROOMS_OF = {
+    "base": ("architectures/tokenizer.py", "model.py"),
+    "data": ("data/*.py",),
+    "train": ("data/*.py", "train/*.py", "model.py"),
+    "edit": ("edit/*.py", "model.py"),
+    "quantize": ("data/*.py", "quantize/*.py", "model.py"),
+    "measure": ("data/*.py", "generate/*.py", "measure/*.py", "model.py"),
+    "export": ("quantize/*.py", "model.py"),
+}
+"""Section -> the shared files whose change re-runs its steps; the files of the parts used come on top."""
+
+
+def effective_settings(section: str, step: Step) -> dict[str, Any]:
+    """Every setting of a step with its value, defaults included, as plain data."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(step):
+        value = getattr(step, field.name)
+        if field.name == "objective" and isinstance(step, TrainStep):
+            values["objective"] = [{"weight": w, **parts.effective(o)} for w, o in objectives(value)]
+        elif field.name == "settings":
+            target = settings_class(section)
+            given = parts.validate(parts.settings_of(target), value, section, section) if target else {}
+            built = target(**given) if target else None
+            values.update({f.name: _plain(getattr(built, f.name)) for f in dataclasses.fields(built)} if built else {})
+        else:
+            values[field.name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) or isinstance(value, functools.partial) or (callable(value) and not isinstance(value, type)):
+        return parts.effective(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def identity(section: str, settings: Mapping[str, Any], inputs: Mapping[str, str], seed: int, code: str) -> str:
+    """The step's identity: 20 hex digits of sha256 over everything that decides its result."""
+    kept = {k: v for k, v in settings.items() if k != "name"}
+    text = json.dumps([section, kept, dict(inputs), seed, code], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def code_hash(section: str, step: Any) -> str:
+    """Hash of the source of the parts that the step uses and of the shared files of its room."""
+    files = {path for pattern in _ROOMS_OF[section] for path in _HERE.glob(pattern)}
+    rooms = {_HERE / room.replace(".", "/") for room in parts.ROOMS.values()}
+    shared = {f for f in files if f.parent not in rooms or section == "edit"}
+    digest = hashlib.sha256()
+    for path in sorted(shared | set(_part_files(step))):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _part_files(value: Any) -> Iterator[Path]:
+    """Source files of the parts inside a step, nested ones included."""
+    if isinstance(value, functools.partial):
+        yield Path(inspect.getfile(value.func))
+        value = value.keywords
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, TrainStep):
+            yield from (file for _, o in objectives(value.objective) for file in _part_files(o))
+        yield Path(inspect.getfile(type(value)))
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _part_files(item)
+
+
+def fingerprints(step: Any) -> dict[str, str]:
+    """Content hashes that the parts of a step declare (a source of a file: the file's), so that changed data is seen."""
+    found = {}
+    values = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)} if dataclasses.is_dataclass(step) else {}
+    for name, value in values.items():
+        for index, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+            if hasattr(item, "fingerprint"):
+                found[f"{name}.{index}"] = item.fingerprint()
+            elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+                found.update({f"{name}.{index}.{k}": v for k, v in fingerprints(item).items()})
+    return found

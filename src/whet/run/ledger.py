@@ -1,0 +1,119 @@
+"""The ledger: which runs there were, of what steps, with which results. SQLite by default, any SQLAlchemy URL by choice."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, create_engine, event, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+from whet.errors import StoreError, unknown
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON}
+
+
+class Run(Base):
+    """One run of a recipe: what was asked for, on what, and how it ended (``running``, ``done``, ``failed``, ``stopped``)."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    recipe: Mapped[str]
+    document: Mapped[dict[str, Any]]
+    seed: Mapped[int]
+    status: Mapped[str]
+    started: Mapped[dt.datetime]
+    finished: Mapped[dt.datetime | None]
+    versions: Mapped[dict[str, Any]]
+    machine: Mapped[dict[str, Any]]
+    steps: Mapped[list[StepRecord]] = relationship(back_populates="run", order_by="StepRecord.position", cascade="all, delete-orphan")
+
+
+class StepRecord(Base):
+    """One step of a run. ``why`` says why it ran or was reused; ``identity`` finds its artifact."""
+
+    __tablename__ = "steps"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    section: Mapped[str]
+    identity: Mapped[str]
+    status: Mapped[str]
+    why: Mapped[str]
+    inputs: Mapped[dict[str, Any]]
+    settings: Mapped[dict[str, Any]]
+    receipt: Mapped[dict[str, Any]]
+    cost: Mapped[dict[str, Any]]
+    run: Mapped[Run] = relationship(back_populates="steps")
+
+
+class Ledger:
+    """Reads and writes the ledger at a SQLAlchemy URL."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine = create_engine(url)
+            if url.startswith("sqlite"):
+                event.listen(self._engine, "connect", _write_ahead)
+            Base.metadata.create_all(self._engine)
+        except SQLAlchemyError as error:
+            raise StoreError(f"the ledger {url} cannot be opened: {error}") from error
+
+    @classmethod
+    def beside(cls, folder: Path) -> Ledger:
+        """The ledger that ``$WHET_LEDGER`` names, else ``ledger.db`` in the store's folder."""
+        import os
+
+        return cls(os.environ.get("WHET_LEDGER") or f"sqlite:///{folder / 'ledger.db'}")
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction; rows stay readable after it."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def save(self, *rows: Base) -> None:
+        """Inserts or updates rows."""
+        with self.session() as session:
+            for row in rows:
+                session.merge(row)
+
+    def runs(self) -> list[Run]:
+        """All runs, newest first, with their steps."""
+        with self.session() as session:
+            found = list(session.scalars(select(Run).order_by(Run.started.desc())))
+            for run in found:
+                _ = run.steps
+            return found
+
+    def run(self, reference: str) -> Run:
+        """A run by its id, an unambiguous beginning of it, its recipe's name (the newest), or ``last``.
+
+        Raises:
+            StoreError: no such run, or several.
+        """
+        runs = self.runs()
+        if reference == "last" and runs:
+            return runs[0]
+        for match in ([r for r in runs if r.id == reference], [r for r in runs if r.recipe == reference][:1]):
+            if match:
+                return match[0]
+        started = [r for r in runs if r.id.startswith(reference)]
+        if len(started) == 1:
+            return started[0]
+        if started:
+            raise StoreError(f"{reference!r} begins several runs: {', '.join(r.id for r in started)}")
+        raise StoreError(unknown("run", reference, [r.id for r in runs[:20]]))
+
+
+def _write_ahead(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA busy_timeout=30000")

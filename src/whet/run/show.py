@@ -1,0 +1,97 @@
+"""Prints runs: what each step did, what it cost, and why it ran or was reused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from whet.errors import StoreError
+from whet.recipe import MODEL_SECTIONS
+from whet.run.ledger import Ledger, Run
+from whet.run.store import MANIFEST, Store
+
+
+def receipt_lines(receipt: Mapping[str, Any], cost: Mapping[str, Any]) -> list[str]:
+    """A receipt as short lines, nested figures joined; long lists and tables are left to the report."""
+    lines = [f"{key}: {text}" for key, value in receipt.items() if (text := _short(value))]
+    return [*lines, "cost: " + ", ".join(f"{k} {number(v)}" for k, v in cost.items())]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = [(k, _short(v)) for k, v in value.items()]
+        text = ", ".join(f"{k} {v}" for k, v in inner if v)
+        return text if len(text) <= 400 else text[:397] + "..."
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(number, value)) if len(value) <= 6 and all(isinstance(v, (int, float, str)) for v in value) else ""
+    return number(value)
+
+
+def number(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e6 else f"{value:.3e}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def show_all() -> tuple[list[dict[str, Any]], str]:
+    """All runs, newest first, as data and as text."""
+    runs = _ledger().runs()
+    data = [{"run": r.id, "recipe": r.recipe, "status": r.status, "started": r.started, "steps": len(r.steps)} for r in runs]
+    text = "\n".join(f"{r.id}  {r.status:<8} {len(r.steps):>3} steps  {r.started:%Y-%m-%d %H:%M}" for r in runs)
+    return data, text or "no runs yet; try: whet run quickstart"
+
+
+def show_run(reference: str) -> tuple[dict[str, Any], str]:
+    """One run with its steps, as data and as text."""
+    run = _ledger().run(reference)
+    steps = sorted(run.steps, key=lambda s: s.position)
+    data = {
+        "run": run.id,
+        "recipe": run.recipe,
+        "status": run.status,
+        "seed": run.seed,
+        "versions": run.versions,
+        "machine": run.machine,
+        "steps": [{c.key: getattr(s, c.key) for c in s.__table__.columns if c.key != "run_id"} for s in steps],
+    }
+    lines = [f"{run.id}  {run.status}", "versions: " + _short(run.versions), "machine: " + _short(run.machine)]
+    for step in steps:
+        lines += ["", f"[{step.section}] {step.name}  {step.status}  {step.identity}", f"  {step.why}"]
+        lines += [f"  {line}" for line in receipt_lines(step.receipt, step.cost)]
+    return data, "\n".join(lines)
+
+
+def find_model_folder(reference: str) -> Path:
+    """The folder of a model: a folder as it is, or a run's last model (``RUN:STAGE`` for another).
+
+    Raises:
+        StoreError: no such run, stage or artifact.
+    """
+    if Path(reference).is_dir():
+        return Path(reference)
+    name, _, stage = reference.partition(":")
+    run = _ledger().run(name)
+    made = [s for s in sorted(run.steps, key=lambda s: s.position) if s.section in MODEL_SECTIONS and s.status in ("done", "reused")]
+    chosen = [s for s in made if not stage or s.name == stage]
+    if not chosen:
+        raise StoreError(f"run {run.id} has no finished stage {stage or 'with a model'!r}; it has: {', '.join(s.name for s in made) or 'none'}")
+    return Store.open().get(chosen[-1].identity)
+
+
+def artifact_files(folder: Path) -> list[Path]:
+    """The files of an artifact without its bookkeeping."""
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
+
+
+def _ledger() -> Ledger:
+    return Ledger.beside(Store.open().scratch)
+
+
+def stage_steps(run: Run) -> list[Any]:
+    """The run's model-making steps in order."""
+    return [s for s in sorted(run.steps, key=lambda s: s.position) if s.section in MODEL_SECTIONS]

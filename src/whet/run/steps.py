@@ -1,0 +1,244 @@
+"""What each kind of step does: from inputs to a folder and a receipt. Used by the runner and, in memory, by the API."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whet import parts
+from whet.errors import RecipeError
+from whet.model import Model
+from whet.recipe import BASE, MODEL_SECTIONS, DataStep, EditStep, ExportStep, MeasureStep, QuantizeStep, Recipe, TrainStep, objectives
+from whet.run.comparisons import compare_stages, measure_stages
+from whet.run.models import open_model, save_model
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Receipt = dict[str, Any]
+MODEL, ROWS = "model", "rows"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a step may read: the recipe and the artifacts of the steps before it; ``stages`` for a measuring step."""
+
+    recipe: Recipe
+    folders: Mapping[str, Path]
+    stages: Sequence[str] = ()
+
+    def model_folder(self, stage: str | None) -> Path | str:
+        """A stage's model folder; for the recipe's model, what the recipe names."""
+        stage = stage or BASE
+        if stage == BASE and isinstance(self.recipe.model, str):
+            return self.recipe.model
+        return self.folders[stage] / MODEL
+
+    def model(self, stage: str | None) -> Model:
+        """A stage's model, named as the stage."""
+        return dataclasses.replace(open_model(self.model_folder(stage)), name=stage or BASE)
+
+    def dataset(self, name: str) -> Dataset:
+        """The rows of a data step."""
+        from datasets import load_from_disk
+
+        return load_from_disk(str(self.folders[name] / ROWS))
+
+
+def carry_out(section: str, step: Any, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
+    """Carries one step out into an empty folder and returns its receipt; ``cost`` in it holds tokens and FLOPs."""
+    if section in MODEL_SECTIONS and section != "edit":
+        return _model_step(section, step, inputs, folder, checkpoint)
+    plain: dict[str, Callable[[Any, Inputs, Path], Receipt]] = {
+        "data": _data_step,
+        "edit": _edit_step,
+        "measure": _measure_step,
+        "export": _export_step,
+    }
+    return plain[section](step, inputs, folder)
+
+
+def make_base(recipe: Recipe, inputs: Inputs, folder: Path) -> Receipt:
+    """Makes the recipe's model from scratch; its tokenizer is trained on ``tokenizer_data``.
+
+    Raises:
+        RecipeError: an architecture without ``tokenizer_data``.
+    """
+    if recipe.tokenizer_data is None:
+        raise RecipeError("tokenizer_data: a model from scratch needs the data step whose text its tokenizer is trained on")
+    rows = inputs.dataset(recipe.tokenizer_data)
+    if "text" not in rows.column_names:
+        raise RecipeError(f"tokenizer_data: the rows of {recipe.tokenizer_data!r} have no 'text' column; they have {rows.column_names}")
+    model = recipe.model(list(rows["text"]), recipe.seed)
+    save_model(model, folder / MODEL)
+    return {"weights": model.parameters, "vocabulary": len(model.tokenizer), "dtype": str(model.network.dtype)}
+
+
+def make_data(step: DataStep, rows: Dataset | None, model: Callable[[], Model], seed: int) -> tuple[Dataset, Receipt]:
+    """The rows of a data step: drawn from its source (or given), then synthesized and selected."""
+    from whet.data.context import Context
+
+    source = step.source
+    data = source(step.split) if source is not None else rows
+    assert data is not None
+    receipt: Receipt = {"rows_in": len(data)}
+    working = model() if step.synthesize or step.select else None
+    for part in (*step.synthesize, *step.select):
+        context = Context(working, seed)
+        data = part(data, context)
+        receipt[parts.effective(part)["name"]] = {**context.receipt, "rows": len(data)}
+    receipt |= {"rows_out": len(data), "columns": list(data.column_names), "source": getattr(source, "receipt", {})}
+    if not len(data):
+        raise RecipeError(f"data step {step.name!r} ends with no rows; its receipt: {receipt}")
+    return data, receipt
+
+
+def _data_step(step: DataStep, inputs: Inputs, folder: Path) -> Receipt:
+    rows = inputs.dataset(step.data) if step.data else None
+    data, receipt = make_data(step, rows, lambda: inputs.model(step.model), inputs.recipe.seed)
+    data.save_to_disk(str(folder / ROWS))
+    return receipt
+
+
+def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
+    model = inputs.model(step.model)
+    rows = inputs.dataset(step.data) if step.data else None
+    if section == "train":
+        made, receipt = train_model(step, model, rows, inputs.recipe.seed, checkpoint)
+    else:
+        made, receipt = quantize_model(step, model, rows, inputs.recipe.seed)
+    lineage = {"section": section, "recipe": inputs.recipe.name, "receipt": {k: v for k, v in receipt.items() if k != "curve"}}
+    save_model(made.with_lineage(lineage, step.name, [model]), folder / MODEL)
+    return receipt
+
+
+def train_model(step: TrainStep, model: Model, rows: Any, seed: int, checkpoint: Path | None) -> tuple[Model, Receipt]:
+    """Trains a model on rows as the step says."""
+    from whet.train.run import train
+
+    return train(
+        model,
+        rows,
+        objective=objectives(step.objective),
+        format=step.format,
+        adapter=step.adapter,
+        optimizer=step.optimizer,
+        schedule=step.schedule,
+        reward=step.reward,
+        rollouts=step.rollouts,
+        settings=step.settings,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+
+
+def quantize_model(step: QuantizeStep, model: Model, rows: Any, seed: int) -> tuple[Model, Receipt]:
+    """Quantizes a model; the step's rows calibrate."""
+    from whet.quantize.pipeline import quantize
+    from whet.quantize.settings import QuantizeSettings
+
+    given = parts.validate(parts.settings_of(QuantizeSettings), step.settings, "quantize", "a quantize step")
+    settings = {f.name: getattr(QuantizeSettings(**given), f.name) for f in dataclasses.fields(QuantizeSettings)}
+    calibration = token_rows(model, rows, settings.pop("rows")) if rows is not None else ()
+    return quantize(model, calibration, seed=seed, name=step.name, **settings)
+
+
+def token_rows(model: Model, rows: Any, count: int) -> list[list[int]]:
+    """The first ``count`` rows as token ids: chats through the template, documents as text."""
+    from whet.data.prepare import prepare
+
+    columns = set(rows.column_names)
+    kind = "chat" if columns & {"completion", "messages"} and not columns & {"chosen"} and model.tokenizer.chat_template else "plain"
+    taken = rows.select(range(min(count, len(rows))))
+    units, _ = prepare(taken, parts.build("format", kind), model.tokenizer, max_length=model.context or 2048, overlong="chunk")
+    return [list(example.input_ids) for unit in units for example in unit]
+
+
+def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
+    from whet.edit.run import run_edit
+
+    for name in step.models:
+        if inputs.model(name).quantized:
+            raise RecipeError(f"edit step {step.name!r}: stage {name!r} is quantized; merge the unquantized stages, then quantize")
+    scorer = None
+    if step.score is not None:
+        task = step.score
+
+        def scorer(candidate: Path) -> float:
+            result = task(open_model(candidate))
+            return result.estimates[result.metric].value
+
+    with _stage_folders(inputs, step.models, folder) as named:
+        _, receipt = run_edit(
+            named,
+            step.method,
+            output=folder / MODEL,
+            base=inputs.model_folder(step.base),
+            scorer=scorer,
+        )
+    return receipt
+
+
+class _stage_folders:
+    """Links to the stages' model folders under the stages' names, so that receipts and formulas speak of stages."""
+
+    def __init__(self, inputs: Inputs, stages: Sequence[str], folder: Path) -> None:
+        self._inputs, self._stages, self._links = inputs, stages, folder / "inputs"
+
+    def __enter__(self) -> list[Path | str]:
+        self._links.mkdir()
+        found: list[Path | str] = []
+        for stage in self._stages:
+            target = self._inputs.model_folder(stage)
+            if isinstance(target, Path):
+                (self._links / stage).symlink_to(target.resolve())
+                target = self._links / stage
+            found.append(target)
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._links)
+
+
+def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path) -> Receipt:
+    results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder)
+    found = compare_stages(results, parents(inputs.recipe), folder)
+    written = sum(int(r.receipt.get("generated_tokens", 0)) + int(r.receipt.get("prompt_tokens", 0)) for rs in results.values() for r in rs)
+    scores = {
+        task: {r.model: f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" for r in rs for e in [r.estimates[r.metric]]} for task, rs in results.items()
+    }
+    verdicts = [f"{c.second} against {c.first} on {c.task}: {c.verdict}" for c in found]
+    ended = {r.model: r.receipt["ended"] for rs in results.values() for r in rs if "ended" in r.receipt}
+    return {**scores, "verdicts": verdicts, "ended_by_themselves": ended, "cost": {"tokens": written}}
+
+
+def parents(recipe: Recipe) -> dict[str, str]:
+    """Stage -> the stage that it is judged against: what it was made from (for a merge, its first ingredient)."""
+    found = {}
+    for section, step in recipe.steps:
+        if section in ("train", "quantize"):
+            found[step.name] = step.model or BASE
+        elif isinstance(step, EditStep):
+            found[step.name] = step.models[0]
+    return found
+
+
+def _export_step(step: ExportStep, inputs: Inputs, folder: Path) -> Receipt:
+    receipt = step.to(inputs.model(step.model), folder / MODEL)
+    return dict(receipt)
+
+
+def export_folder(model: Path | str, to: str, out: str | Path) -> Receipt:
+    """Exports a model folder; the command ``whet export``.
+
+    Raises:
+        RecipeError: unknown format, or one that cannot say what the model holds.
+    """
+    part = parts.build("export", to, "to")
+    inner = Path(model) / MODEL
+    return dict(part(open_model(inner if inner.is_dir() else model), Path(out)))
+
