@@ -48,9 +48,9 @@ def test_a_nested_part_is_built_and_shown_in_the_effective_settings() -> None:
 
 
 def test_a_preset_expands_to_the_pieces() -> None:
-    preset = parts.find("objective", "grpo")
+    preset = parts.find("objective", "dr-grpo")
     assert preset.preset
-    shown = parts.effective(parts.build("objective", "grpo"))
+    shown = parts.effective(parts.build("objective", "dr-grpo"))
     assert shown["name"] == "upge"
     assert all(shown[k] == v for k, v in preset.preset.items() if isinstance(v, (str, int, bool)))
 

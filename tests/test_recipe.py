@@ -21,8 +21,9 @@ train:
   - name: sft
     data: problems
     objective: sft
+    epochs: 1
     lr: 1e-3
-  - {name: second, data: problems, objective: [{name: sft, weight: 0.5}, {name: masked-thought, p: 0.2}]}
+  - {name: second, data: problems, epochs: 1, objective: [{name: sft, weight: 0.5}, {name: masked-thought, p: 0.2}]}
 quantize:
   - {name: w4, model: sft, data: problems, bits: 4}
 measure:
@@ -48,15 +49,15 @@ def test_steps_default_to_the_stage_before_them(tmp_path: Path) -> None:
     ("wrong", "right", "message"),
     [
         ("objective: sft\n", "objective: sfft\n", r"recipe\.yaml:9: train\.0\.objective: unknown objective 'sfft': did you mean 'sft'"),
-        ("lr: 1e-3", "learnrate: 1e-3", r"recipe\.yaml:10: train\.0\.learnrate: unknown field of a train step 'learnrate'"),
-        ("lr: 1e-3", "lr: fast", r"recipe\.yaml:10: train\.0\.lr: .*got 'fast'"),
-        ("model: sft,", "model: sff,", r"recipe\.yaml:13: quantize\.0\.model: unknown stage 'sff': did you mean 'sft'"),
-        ("name: second, data: problems", "name: second, data: problem", r"train\.1\.data: unknown data step 'problem': did you mean 'problems'"),
+        ("lr: 1e-3", "learnrate: 1e-3", r"recipe\.yaml:11: train\.0\.learnrate: unknown field of a train step 'learnrate'"),
+        ("lr: 1e-3", "lr: fast", r"recipe\.yaml:11: train\.0\.lr: .*got 'fast'"),
+        ("model: sft,", "model: sff,", r"recipe\.yaml:14: quantize\.0\.model: unknown stage 'sff': did you mean 'sft'"),
+        ("name: second, data: problems,", "name: second, data: problem,", r"train\.1\.data: unknown data step 'problem': did you mean 'problems'"),
         ("name: second", "name: sft", "two steps are called 'sft'"),
         ("whet: 1", "whet: 9", r"recipe\.yaml:1: whet: this recipe has format 9"),
         ("quantize:", "quantise:", "unknown section 'quantise': did you mean 'quantize'"),
         ("name: small", "name: [1]", "a recipe needs a name"),
-        ("    lr: 1e-3", "    lr: 1e-3\n    lr: 2e-3", r"recipe\.yaml:11: train\.0\.lr is given twice"),
+        ("    lr: 1e-3", "    lr: 1e-3\n    lr: 2e-3", r"recipe\.yaml:12: train\.0\.lr is given twice"),
         ("    lr: 1e-3", "    reward: exact-answer", r"train\.0\.reward: the objective takes no rollouts and would not read this"),
         ("objective: sft\n", "objective: grpo\n", r"train\.0\.reward: this objective learns from rollouts and needs a reward"),
         ("    data: problems\n", "", r"train\.0\.data: a train step needs this field"),

@@ -185,3 +185,6 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()

@@ -196,7 +196,7 @@ def build(kind: str, spec: Any, where: str = "") -> Any:
         RecipeError: unknown name or setting, missing setting, or a value of the wrong type; names ``where``.
     """
     if not isinstance(spec, (str, Mapping)):
-        if callable(spec):
+        if callable(spec) or dataclasses.is_dataclass(spec):
             return spec
         raise RecipeError(f"{where or kind}: expected a {kind}'s name or a mapping with 'name', got {spec!r}")
     name, given = (spec, {}) if isinstance(spec, str) else (spec.get("name"), {k: v for k, v in spec.items() if k != "name"})
@@ -208,7 +208,15 @@ def build(kind: str, spec: Any, where: str = "") -> Any:
         raise RecipeError(f"{where}: {error}" if where else str(error)) from None
     target = load(part)
     values = validate(settings_of(target), {**(part.preset or {}), **given}, where or name, f"{kind} {name!r}")
-    return target(**values) if isinstance(target, type) else functools.partial(target, **values)
+    return construct(target, values, where or name) if isinstance(target, type) else functools.partial(target, **values)
+
+
+def construct(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> Any:
+    """``target(**values)``; a refusal of the values gets ``where`` in front, so that it names its place in the recipe."""
+    try:
+        return target(**values)
+    except (RecipeError, ValueError) as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def effective(built: Any) -> dict[str, Any]:
@@ -262,14 +270,23 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
         if many:
             return tuple(build(kind, v, f"{where}.{i}") for i, v in enumerate(value if isinstance(value, (list, tuple)) else [value]))
         return build(kind, value, where)
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(annotation, config={"arbitrary_types_allowed": True}).validate_python(value)
+        return _adapter(annotation).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         inner = "".join(f".{part}" for part in first["loc"] if isinstance(part, int) or str(part) not in _BRANCHES)
         raise RecipeError(f"{where}{inner}: {first['msg']}; got {first['input']!r}") from None
+
+
+def _adapter(annotation: Any) -> Any:
+    from pydantic import PydanticUserError, TypeAdapter
+
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError:
+        return TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
 
 
 _BRANCHES = frozenset({"int", "float", "str", "bool", "none", "list", "tuple", "dict"})

@@ -316,7 +316,7 @@ def build_step(section: str, kind: type, entry: Mapping[str, Any], where: str) -
             if key not in fields:
                 raise RecipeError(f"{where}.{key}: {unknown(f'field of a {section} step', key, [*known, *fields])}")
         values["settings"] = given
-        extra(**parts.validate(fields, given, where, f"a {section} step"))
+        parts.construct(extra, parts.validate(fields, given, where, f"a {section} step"), where)
     step = kind(**values)
     _check_step(step, where)
     return step
@@ -345,6 +345,15 @@ def _check_step(step: Step, where: str) -> None:
         for name, given in (("reward", step.reward is not None), ("rollouts", bool(step.rollouts))):
             if given and "rollouts" not in needs:
                 raise RecipeError(f"{where}.{name}: the objective takes no rollouts and would not read this; remove it")
+        if step.rollouts:
+            rollout_settings(step.rollouts, f"{where}.rollouts")
+
+
+def rollout_settings(given: Mapping[str, Any], where: str = "rollouts") -> Any:
+    """The ``whet.train.rollouts.RolloutSettings`` of a train step's ``rollouts``."""
+    from whet.train.rollouts import RolloutSettings
+
+    return parts.construct(RolloutSettings, parts.validate(parts.settings_of(RolloutSettings), given, where, "rollouts"), where)
 
 
 def objectives(spec: Any, where: str = "objective") -> list[tuple[float, Any]]:

@@ -31,7 +31,8 @@ CASES = [
     ({"name": "task-arithmetic", "coefficient": 0.5}, [1.0, -0.3], "task_arithmetic", {"lambda": 0.5}),
     ({"name": "task-arithmetic", "normalize": True}, [0.4, 0.7], "task_arithmetic", {"normalize": True}),
     ({"name": "ties", "density": 0.3}, [0.4, 0.7], "ties", {"density": 0.3, "normalize": True}),
-    ({"name": "ties", "density": 0.6, "merge": "sum", "coefficient": 0.8}, [1.0, 1.0], "ties", {"density": 0.6, "normalize": False, "lambda": 0.8}),
+    ({"name": "ties", "density": 0.6, "merge": "sum"}, [1.0, 1.0], "ties", {"density": 0.6, "normalize": False}),
+    ({"name": "ties", "density": 0.6, "coefficient": 0.8}, [1.0, 1.0], "ties", {"density": 0.6, "lambda": 0.8}),
     ({"name": "dare-linear", "density": 1.0}, [0.4, 0.7], "dare_linear", {"density": 1.0, "normalize": False}),
     ({"name": "dare-ties", "density": 1.0}, [0.4, 0.7], "dare_ties", {"density": 1.0, "normalize": False}),
     ({"name": "slerp", "t": 0.35}, None, "slerp", {"t": 0.35}),
@@ -52,7 +53,9 @@ def test_parity_with_mergekit(tmp_path: Path, make: Any, method: Any, weights: A
     if config_base:
         config["base_model"] = config_base
     expected = mergekit(config, tmp_path / "theirs")
-    folder, _ = run_edit([a, b], method, base=None if theirs in ("linear", "slerp") else base, weights=weights, output=tmp_path / "ours")
+    folder, _ = run_edit(
+        [a, b], method, base=None if theirs in ("linear", "slerp") else base, weights=weights, output=tmp_path / "ours"
+    )
     ours = load_file(folder / "model.safetensors")
     assert set(expected) - {"lm_head.weight"} == set(ours)
     for name, tensor in ours.items():

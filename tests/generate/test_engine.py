@@ -255,7 +255,7 @@ def test_networks_without_a_key_value_cache_are_refused(tiny_tokenizer: Any) -> 
 def test_logits_that_are_nan_are_an_error(tiny_model: Model) -> None:
     with torch.no_grad():
         tiny_model.network.model.norm.weight[0] = torch.nan
-    with pytest.raises(ModelError, match="logits for prompt 0 are NaN after 0 tokens.*float32"):
+    with pytest.raises(ModelError, match=r"logits for prompt 0 are NaN after 0 tokens.*float32"):
         generate(tiny_model, [[5, 6]], Sampling())
 
 

@@ -17,7 +17,9 @@ from whet.quantize.rounding.nearest import Nearest
 def problem(out=12, columns=40, tokens=400, seed=0, rank=6):
     """Weights and the Hessian of strongly correlated inputs."""
     g = torch.Generator().manual_seed(seed)
-    x = torch.randn(tokens, rank, generator=g) @ torch.randn(rank, columns, generator=g) + 0.3 * torch.randn(tokens, columns, generator=g)
+    x = torch.randn(tokens, rank, generator=g) @ torch.randn(rank, columns, generator=g) + 0.3 * torch.randn(
+        tokens, columns, generator=g
+    )
     hessian = Hessian(columns, "layer")
     hessian.add(x)
     return torch.randn(out, columns, generator=g), hessian.matrix()

@@ -135,7 +135,15 @@ def test_tiny_scales_do_not_become_zero():
     assert float(p.scales) > 0
 
 
-@pytest.mark.parametrize("change, message", [({"bits": 9}, "from 2 to 8"), ({"bits": 1}, "from 2 to 8"), ({"group_size": 0}, "positive"), ({"group_size": "row"}, "'channel' or 'tensor'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bits": 9}, "from 2 to 8"),
+        ({"bits": 1}, "from 2 to 8"),
+        ({"group_size": 0}, "positive"),
+        ({"group_size": "row"}, "'channel' or 'tensor'"),
+    ],
+)
 def test_plans_refuse_wrong_values(change, message):
     with pytest.raises(RecipeError, match=message):
         BitPlan(**change)

@@ -1,6 +1,15 @@
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from whet.errors import RecipeError
 from whet.model import Model, load_model
@@ -70,7 +79,9 @@ def test_a_rotation_flattens_an_outlier_channel():
     assert float(rotation(64).right(x).abs().max()) < 0.4 * float(x.abs().max())
 
 
-@pytest.mark.parametrize("settings", [{}, {"values": False}, {"residual": False}, {"down": True}, {"residual": False, "values": False, "down": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"values": False}, {"residual": False}, {"down": True}, {"residual": False, "values": False, "down": True}]
+)
 @pytest.mark.parametrize("make", ["llama", qwen2, qwen3])
 def test_logits_do_not_change(make, settings, tiny_model):
     network = disturbed(tiny_model.network) if make == "llama" else make()
@@ -113,10 +124,20 @@ def test_online_rotations_survive_copying_saving_and_loading(tiny_model, tmp_pat
 
 
 def test_architectures_that_cannot_be_rotated_are_refused_by_name():
-    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
-    with pytest.raises(RecipeError, match=r"cannot rotate Gemma2ForCausalLM: model.layers.0.\w+ also acts on the residual stream"):
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    with pytest.raises(
+        RecipeError, match=r"cannot rotate Gemma2ForCausalLM: model.layers.0.\w+ also acts on the residual stream"
+    ):
         Hadamard().fit(Gemma2ForCausalLM(Gemma2Config(**sizes)), NOTHING)
-    with pytest.raises(RecipeError, match="cannot rotate GPT2LMHeadModel: transformer.h.0 has no input_layernorm"):
+    with pytest.raises(RecipeError, match=r"cannot rotate GPT2LMHeadModel: transformer.h.0 has no input_layernorm"):
         Hadamard().fit(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2)), NOTHING)
 
 

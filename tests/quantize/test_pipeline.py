@@ -13,7 +13,8 @@ from whet.quantize.calibrate.windows import Windows
 from whet.quantize.calibration import CalibrationSet
 from whet.quantize.fidelity import compare, probe_rows
 from whet.quantize.hessian import output_error
-from whet.quantize.pipeline import forecast_memory, quantize
+from whet.quantize.memory import forecast_memory
+from whet.quantize.pipeline import quantize
 from whet.quantize.rounding.nearest import Nearest
 
 ROWS = [*probe_rows(300, 256, 30, 40), *probe_rows(300, 256, 10, 25)]
@@ -22,11 +23,21 @@ PLAN = {"bits": 3, "group_size": 32}
 
 def deep(layers, tokenizer):
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     return Model(LlamaForCausalLM(config).eval(), tokenizer, "deep")
 
 
-@pytest.mark.parametrize("compensate", ["none", "gptq", {"name": "gptq", "act_order": True}, {"name": "gptq", "act_order": True, "static_groups": True}])
+@pytest.mark.parametrize(
+    "compensate",
+    ["none", "gptq", {"name": "gptq", "act_order": True}, {"name": "gptq", "act_order": True, "static_groups": True}],
+)
 @pytest.mark.parametrize("grid, bits", [("uniform", 3), ({"name": "uniform", "shrink": True}, 2), ("ternary", 2)])
 @pytest.mark.parametrize("transform", ["none", "hadamard"])
 def test_every_combination_runs_and_its_network_holds_what_the_codes_say(tiny_model, transform, grid, bits, compensate):
@@ -116,7 +127,10 @@ def test_memory_does_not_grow_with_depth(tiny_tokenizer):
 
 
 def test_the_same_seed_gives_the_same_codes(tiny_model):
-    a, b, c = (quantize(tiny_model, ROWS, transform="hadamard", seed=seed, calibrate={"name": "rows", "count": 8}, **PLAN)[0] for seed in (1, 1, 2))
+    a, b, c = (
+        quantize(tiny_model, ROWS, transform="hadamard", seed=seed, calibrate={"name": "rows", "count": 8}, **PLAN)[0]
+        for seed in (1, 1, 2)
+    )
     name = "model.layers.1.mlp.down_proj"
     assert torch.equal(a.quantized[name].codes, b.quantized[name].codes)
     assert not torch.equal(a.quantized[name].codes, c.quantized[name].codes)
@@ -142,7 +156,9 @@ def test_true_sequential_uses_the_quantized_layers_of_the_same_block(tiny_model)
 
 def test_gpt2_with_its_transposed_layers(tiny_tokenizer):
     torch.manual_seed(0)
-    network = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=1)).eval()
+    network = GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=1)
+    ).eval()
     small, receipt = quantize(Model(network, tiny_tokenizer, "gpt2"), ROWS, **PLAN)
     layer = small.quantized["transformer.h.0.attn.c_attn"]
     assert layer.codes.shape == (96, 32)
@@ -152,7 +168,9 @@ def test_gpt2_with_its_transposed_layers(tiny_tokenizer):
 
 def test_overrides_change_only_the_layers_they_match(tiny_model):
     small, _ = quantize(tiny_model, ROWS, allocate={"name": "same", "overrides": {"*.down_proj": {"bits": 8}}}, **PLAN)
-    assert {name: q.bits for name, q in small.quantized.items() if q.bits != 3} == {f"model.layers.{i}.mlp.down_proj": 8 for i in (0, 1)}
+    assert {name: q.bits for name, q in small.quantized.items() if q.bits != 3} == {
+        f"model.layers.{i}.mlp.down_proj": 8 for i in (0, 1)
+    }
 
 
 def test_the_receipt_says_which_settings_are_defaults(tiny_model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -69,3 +70,28 @@ def batch_of() -> Callable[..., Batch]:
 @pytest.fixture
 def table_policy() -> type[TablePolicy]:
     return TablePolicy
+
+
+def random_rollout(seed=0, *, drift=0.4, demo=False, groups=3, size=4, longest=6, prompt=3, rewards=None):
+    """Random completions with old and reference log-probabilities; with ``demo`` the last row of a group is a demonstration."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for unit in range(groups):
+        for member in range(size):
+            length = int(rng.integers(1, longest + 1))
+            is_demo = demo and member == size - 1
+            reward = 1.0 if is_demo else float(rng.integers(0, 2)) if rewards is None else rewards[unit][member]
+            tokens = {
+                name: [0.0] * prompt
+                + ([0.0] * length if is_demo and name == "old_logps" else (-2.4 + drift * rng.normal(size=length)).tolist())
+                for name in ("old_logps", "reference_logps")
+            }
+            values = {"reward": reward, "is_demo": float(is_demo), "max_new_tokens": float(longest), "group_size": float(size)}
+            ids = rng.integers(0, 11, size=prompt + length).tolist()
+            examples.append(Example(ids, [False] * prompt + [True] * length, unit, values, tokens))
+    return examples
+
+
+@pytest.fixture
+def rollout() -> Callable[..., list[Example]]:
+    return random_rollout

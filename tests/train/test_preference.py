@@ -18,6 +18,7 @@ from whet.errors import DataError, RecipeError
 from whet.train.objectives.dpo import DPO, PRESETS
 from whet.train.objectives.mpo import MPO
 from whet.train.objectives.upge import UPGE
+from whet.train.policy import HFPolicy
 from whet.train.preference import pair_rows
 
 
@@ -51,13 +52,13 @@ def scores(batch, policy):
 
 
 FORMULAS = {
-    "dpo": lambda w, l: -logsigmoid(0.1 * (w[0] - l[0])),
-    "dpo-norm": lambda w, l: -logsigmoid(5.0 * (w[0] / w[2] - l[0] / l[2])),
-    "simpo": lambda w, l: -logsigmoid(2.0 * (w[1] / w[2] - l[1] / l[2]) - 1.0),
-    "ipo": lambda w, l: (w[0] / w[2] - l[0] / l[2] - 5.0) ** 2,
-    "hinge-dpo": lambda w, l: torch.relu(1 - 0.1 * (w[0] - l[0])),
-    "cdpo": lambda w, l: -0.9 * logsigmoid(0.1 * (w[0] - l[0])) - 0.1 * logsigmoid(-0.1 * (w[0] - l[0])),
-    "robust-dpo": lambda w, l: (-0.9 * logsigmoid(0.1 * (w[0] - l[0])) + 0.1 * logsigmoid(-0.1 * (w[0] - l[0]))) / 0.8,
+    "dpo": lambda w, r: -logsigmoid(0.1 * (w[0] - r[0])),
+    "dpo-norm": lambda w, r: -logsigmoid(5.0 * (w[0] / w[2] - r[0] / r[2])),
+    "simpo": lambda w, r: -logsigmoid(2.0 * (w[1] / w[2] - r[1] / r[2]) - 1.0),
+    "ipo": lambda w, r: (w[0] / w[2] - r[0] / r[2] - 5.0) ** 2,
+    "hinge-dpo": lambda w, r: torch.relu(1 - 0.1 * (w[0] - r[0])),
+    "cdpo": lambda w, r: -0.9 * logsigmoid(0.1 * (w[0] - r[0])) - 0.1 * logsigmoid(-0.1 * (w[0] - r[0])),
+    "robust-dpo": lambda w, r: (-0.9 * logsigmoid(0.1 * (w[0] - r[0])) + 0.1 * logsigmoid(-0.1 * (w[0] - r[0]))) / 0.8,
 }
 
 
@@ -106,8 +107,8 @@ def test_identity_5_dpo_gradient_is_the_estimators(batch_of, table_policy):
     batch = batch_of(pairs())
     policy = table_policy(batch)
     chosen, rejected = pair_rows(batch)
-    (w, _, _), (l, _, _) = scores(batch, policy)
-    weight = beta * torch.sigmoid(-beta * (w - l)).detach()
+    (w, _, _), (r, _, _) = scores(batch, policy)
+    weight = beta * torch.sigmoid(-beta * (w - r)).detach()
     advantages = torch.zeros(batch.rows, dtype=torch.float64)
     advantages[chosen], advantages[rejected] = weight, -weight
     # The mean over pairs is twice the mean over rows.
@@ -181,13 +182,13 @@ def test_mpo_shift_is_the_mean_of_earlier_steps_detached_and_checkpointed(batch_
     first, second = batch_of(pairs(seed=1), step=0), batch_of(pairs(seed=2), step=1)
     policy = table_policy(first)
     loss = objective(policy, first)
-    (w, _, _), (l, _, _) = scores(first, policy)
-    torch.testing.assert_close(loss.total, (-logsigmoid(0.1 * w) - logsigmoid(-0.1 * l)).mean())
+    (w, _, _), (r, _, _) = scores(first, policy)
+    torch.testing.assert_close(loss.total, (-logsigmoid(0.1 * w) - logsigmoid(-0.1 * r)).mean())
     state = objective.state_dict()
-    shift = 0.1 * torch.cat([w, l]).mean().detach()
+    shift = 0.1 * torch.cat([w, r]).mean().detach()
     policy = table_policy(second)
-    (w, _, _), (l, _, _) = scores(second, policy)
-    expected = (-logsigmoid(0.1 * w - shift) - logsigmoid(shift - 0.1 * l)).mean()
+    (w, _, _), (r, _, _) = scores(second, policy)
+    expected = (-logsigmoid(0.1 * w - shift) - logsigmoid(shift - 0.1 * r)).mean()
     with torch.no_grad():
         objective(policy, second)
     result = objective(policy, second).total
@@ -197,21 +198,6 @@ def test_mpo_shift_is_the_mean_of_earlier_steps_detached_and_checkpointed(batch_
     resumed = MPO(preference=0, quality=1, generation=0)
     resumed.load_state_dict(state)
     assert resumed(policy, second).total == result
-
-
-class NetworkPolicy:
-    """A network on a batch of one row per line."""
-
-    def __init__(self, network):
-        self.network = network
-
-    def logps_and_entropy(self, batch):
-        logs = self.network(input_ids=batch.input_ids).logits.log_softmax(-1)
-        picked = logs.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
-        return picked * batch.mask, -(logs.exp() * logs).sum(-1) * batch.mask
-
-    def logps(self, batch):
-        return self.logps_and_entropy(batch)[0]
 
 
 def gradients(network, loss):
@@ -289,7 +275,7 @@ PARITY = {
 @pytest.mark.peer
 def test_agrees_with_trl(tiny_model, reference, dpo_trainer, batch_of):
     examples = pairs(6, prompt=5, longest=12, vocabulary=300)
-    policy, frozen = NetworkPolicy(tiny_model.network), NetworkPolicy(reference)
+    policy, frozen = HFPolicy(tiny_model.network), HFPolicy(reference)
     batch = batch_of(examples)
     with torch.no_grad():
         batch = batch.replace(token_values={"reference_logps": frozen.logps(batch)})
@@ -303,3 +289,4 @@ def test_agrees_with_trl(tiny_model, reference, dpo_trainer, batch_of):
         assert relative(loss.detach(), expected.detach()) < 1e-5, name
         gap = relative(gradients(tiny_model.network, loss), gradients(trainer.model, expected))
         assert gap < 1e-5, f"{name}: {gap}"
+        policy.forget()

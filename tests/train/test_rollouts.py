@@ -12,7 +12,12 @@ import torch
 from whet import parts
 from whet.data.packing import pack
 from whet.errors import DataError, RecipeError, WhetError
+from whet.train.combine import combine
+from whet.train.loop import fit
+from whet.train.objectives.upge import UPGE
+from whet.train.policy import HFPolicy
 from whet.train.rollouts import RolloutProvider, RolloutSettings, overlong_penalty
+from whet.train.settings import TrainSettings
 
 ROWS = [{"prompt": f"What is {i} plus 4?", "completion": str(i + 4), "answer": str(i + 4)} for i in range(6)]
 
@@ -31,21 +36,9 @@ def constant(rows, completions):
 
 def provider(objective="grpo", reward=has_digit, data=ROWS, seed=0, **settings):
     if isinstance(objective, str):
-        objective = parts.build("objective", objective)
+        objective = parts.build("objective", {"name": objective, "kl": 0.0})
     values = {"prompts": 3, "group_size": 4, "max_new_tokens": 6, **settings}
     return RolloutProvider(data, reward, objective, RolloutSettings(**values), schedule=in_order, seed=seed)
-
-
-class NetworkPolicy:
-    temperature = 1.0
-
-    def __init__(self, network):
-        self.network = network
-
-    def logps_and_entropy(self, batch):
-        logs = self.network(input_ids=batch.input_ids).logits.log_softmax(-1)
-        picked = logs.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
-        return picked * batch.mask, -(logs.exp() * logs).sum(-1) * batch.mask
 
 
 def test_examples_carry_what_the_loss_reads(tiny_model):
@@ -67,8 +60,8 @@ def test_examples_carry_what_the_loss_reads(tiny_model):
 
 def test_fresh_samples_have_ratio_1(tiny_model):
     examples = provider().examples(0, tiny_model)
-    [batch] = pack(examples, share=False, micro_tokens=10**6)
-    loss = parts.build("objective", "grpo")(NetworkPolicy(tiny_model.network), batch)
+    [batch] = pack(examples, micro_tokens=10**6)
+    loss = UPGE()(HFPolicy(tiny_model.network), batch)
     assert loss.terms["ratio"].item() == pytest.approx(1, abs=1e-5)
     assert loss.terms["clip_share"] == 0
     assert loss.terms["reward"].item() == pytest.approx(np.mean([e.values["reward"] for e in examples]), abs=1e-6)
@@ -99,11 +92,11 @@ def test_epochs_and_minibatches_use_each_group_once_per_epoch_with_fixed_old_log
     for epoch in (steps[:2], steps[2:]):
         units = [{e.unit for e in part} for part in epoch]
         assert units[0] | units[1] == set(range(5)) and not units[0] & units[1]
-    assert source.receipt.rollouts == 1
+    assert source.counts.rollouts == 1
     old = {tuple(e.input_ids): e.token_values["old_logps"] for part in steps[:2] for e in part}
     assert all(old[tuple(e.input_ids)] == e.token_values["old_logps"] for part in steps[2:] for e in part)
     source.examples(4, tiny_model)
-    assert source.receipt.rollouts == 2
+    assert source.counts.rollouts == 2
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
@@ -119,12 +112,14 @@ def test_resuming_goes_on_inside_a_rollout(stop, tiny_model):
     resumed.restore(saved)
     assert [resumed.examples(step, tiny_model) for step in range(stop, 5)] == expected[stop:]
     assert resumed.receipt == whole.receipt
+    with pytest.raises(RecipeError, match=r"rollouts\.minibatches was 1 and is 3"):
+        provider(epochs_per_rollout=2, minibatches=3).restore(saved)
 
 
 def test_receipt(tiny_model):
     source = provider()
     examples = source.examples(0, tiny_model)
-    summary = source.receipt.summary()
+    summary = source.receipt
     json.dumps(summary)
     assert summary["completions"] == 12
     assert summary["groups_with_signal"] + summary["groups_without"] == 3
@@ -132,7 +127,7 @@ def test_receipt(tiny_model):
     eos = tiny_model.tokenizer.eos_token_id
     assert summary["completions_ended"] == sum(e.input_ids[-1] == eos for e in examples)
     assert summary["decode_tokens"] > 0
-    assert source.receipt.last["reward"] == pytest.approx(np.mean([e.values["reward"] for e in examples]))
+    assert source.counts.last["reward"] == pytest.approx(np.mean([e.values["reward"] for e in examples]))
 
 
 def test_without_signal_training_stops_after_patience(tiny_model):
@@ -141,7 +136,7 @@ def test_without_signal_training_stops_after_patience(tiny_model):
         assert all(a == 0 for e in source.examples(step, tiny_model) for a in e.token_values["advantages"])
     with pytest.raises(WhetError, match=r"3 rollouts in a row gave no signal.*Near 0: easier prompts"):
         source.examples(2, tiny_model)
-    assert source.receipt.groups_without == 9
+    assert source.counts.groups_without == 9
 
 
 def test_dapo_replaces_groups_with_equal_rewards(tiny_model):
@@ -154,9 +149,10 @@ def test_dapo_replaces_groups_with_equal_rewards(tiny_model):
     examples = source.examples(0, tiny_model)
     assert {e.unit for e in examples} == {0, 1, 2}
     assert all(any(e.token_values["advantages"]) for e in examples)
-    assert source.receipt.groups_resampled >= 2
+    assert source.counts.groups_resampled >= 2
     barren = provider("dapo", reward=constant, resample_rounds=1)
-    assert len(barren.examples(0, tiny_model)) == 24
+    without = barren.examples(0, tiny_model)
+    assert len(without) == 24 and not any(any(e.token_values["advantages"]) for e in without)
 
 
 def test_over_length_and_unfinished():
@@ -187,26 +183,26 @@ def test_greedy_baseline_and_demonstrations(tiny_model):
     assert [e.values["is_demo"] for e in gated] == [1, 1, 1]
     assert gated[0].values["step_sft_units"] == 3
     assert gated[0].values["step_sft_tokens"] == sum(e.trained_tokens for e in gated)
-    assert hybrid.receipt.rows_dropped == 12 and hybrid.receipt.groups_with_signal == 3
+    assert hybrid.counts.rows_dropped == 12 and hybrid.counts.groups_with_signal == 3
     bare = [{"prompt": row["prompt"]} for row in ROWS]
-    with pytest.raises(DataError, match="row 0: .*no 'completion'"):
+    with pytest.raises(DataError, match=r"row 0: .*no 'completion'"):
         provider("luffy", data=bare).examples(0, tiny_model)
 
 
 def test_bound_token_values_are_there_before_advantages(tiny_model):
-    source = provider("rloo")
+    source = provider(parts.build("objective", "rloo"))
     source.bind(reference_logps=lambda examples: [[-1.0] * len(e) for e in examples], old_values=None)
     examples = source.examples(0, tiny_model)
     assert all(set(e.token_values["reference_logps"]) == {-1.0} for e in examples)
     with pytest.raises(DataError, match="reference_logps"):
-        provider("rloo").examples(0, tiny_model)
+        provider(parts.build("objective", "rloo")).examples(0, tiny_model)
 
 
 def test_prompts_that_fill_the_context_are_counted_and_passed_over(tiny_model):
     data = [{"prompt": "9" * 400}, *ROWS]
     source = provider(data=data)
     assert len(source.examples(0, tiny_model)) == 12
-    assert source.receipt.prompts_too_long == 1
+    assert source.counts.prompts_too_long == 1
     with pytest.raises(DataError, match="no prompt leaves room"):
         provider(data=data[:1]).examples(0, tiny_model)
 
@@ -218,31 +214,51 @@ def test_refusals(tiny_model):
         provider("luffy", group_size=2)
     with pytest.raises(RecipeError, match="minibatches 9"):
         provider(minibatches=9)
+    with pytest.raises(RecipeError, match="cannot be summed with others"):
+        provider(combine([(1.0, UPGE()), (0.1, UPGE())]))
     with pytest.raises(DataError, match="no rows"):
         provider(data=[])
     hot = provider(temperature=0.7)
-    [batch] = pack(hot.examples(0, tiny_model), share=False, micro_tokens=10**6)
+    [batch] = pack(hot.examples(0, tiny_model), micro_tokens=10**6)
     with pytest.raises(DataError, match=r"temperature 0\.7"):
-        parts.build("objective", "grpo")(NetworkPolicy(tiny_model.network), batch)
+        UPGE()(HFPolicy(tiny_model.network), batch)
+
+
+def short_with_digit(rows, completions):
+    return [float(len(text) <= 6 and any(c.isdigit() for c in text)) for text in completions]
+
+
+def train(tiny_model, name, steps, folder=None, **settings):
+    objective = parts.build("objective", {"name": name, "kl": 0.0})
+    source = provider(objective, reward=short_with_digit, prompts=6, group_size=8, **settings)
+    how = TrainSettings(steps=25, lr=3e-3, lr_schedule="constant", warmup=0.0, precision="float32", checkpoint_every=2)
+    rewards = []
+
+    def watch(entry):
+        rewards.append(source.counts.last["reward"])
+        if entry.step + 1 == steps:
+            raise KeyboardInterrupt
+
+    try:
+        result = fit(tiny_model, source, objective, how, checkpoint_folder=folder, on_step=watch, progress=False)
+    except KeyboardInterrupt:
+        result = None
+    return rewards, result
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo", "rloo"])
 def test_training_raises_the_sampled_reward(name, tiny_model):
-    objective = parts.build("objective", {"name": name, **({"kl": 0.0} if name == "rloo" else {})})
-
-    def ends_early(rows, completions):
-        return [float(len(text) <= 6 and any(c.isdigit() for c in text)) for text in completions]
-
-    source = provider(objective, reward=ends_early, prompts=6, group_size=8)
-    network = tiny_model.network
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.0)
-    rewards = []
-    for step in range(25):
-        for batch in pack(source.examples(step, tiny_model), share=False, micro_tokens=10**6):
-            objective(NetworkPolicy(network), batch).total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        rewards.append(source.receipt.last["reward"])
-    print(name, [round(r, 2) for r in rewards])
+    rewards, result = train(tiny_model, name, 0)
     assert np.mean(rewards[-5:]) > np.mean(rewards[:3]) + 0.3
+    assert result.receipt["provider"]["rollouts"] == 25
+    assert result.curve[0]["terms"]["ratio"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(tiny_model, tmp_path):
+    settings = {"epochs_per_rollout": 2, "minibatches": 2}
+    _, whole = train(tiny_model, "grpo", 0, **settings)
+    train(tiny_model, "grpo", 11, tmp_path, **settings)
+    _, resumed = train(tiny_model, "grpo", 0, tmp_path, **settings)
+    assert resumed.receipt["resumed_at"] == 10
+    for (name, a), (_, b) in zip(whole.model.network.named_parameters(), resumed.model.network.named_parameters()):
+        assert torch.equal(a, b), name

@@ -20,51 +20,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2.exceptions import TemplateError
 
 from whet.data.example import Example
-from whet.data.rows import missing_column, text_cell
+from whet.data.messages import Message as Message
+from whet.data.messages import messages_of as messages_of
+from whet.data.messages import prompt_messages as prompt_messages
 from whet.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
-
 BASIC_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% for message in messages %}{{ message['role'] | capitalize }}:{{ '\n' }}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{{ ' ' }}{% endif %}"
+    "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
 """A chat template without new special tokens, for base models that come with none: assign it to ``tokenizer.chat_template``."""
-
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-
-
-def messages_of(row: Mapping[str, Any], system: str | None = None) -> list[Message]:
-    """The row as a chat: its ``messages``, else ``prompt`` (text or messages) and ``completion``.
-
-    ``system`` is put first if the chat has no system message. Messages written as ``from``/``value`` are read too.
-
-    Raises:
-        DataError: neither ``messages`` nor ``prompt`` and ``completion``; a message without role or content.
-    """
-    if row.get("messages"):
-        messages = _read_messages(row["messages"], "messages")
-    else:
-        messages = [*_as_messages(row, "prompt", "user"), *_as_messages(row, "completion", "assistant")]
-    return _with_system(messages, system)
-
-
-def prompt_messages(row: Mapping[str, Any], system: str | None = None) -> list[Message]:
-    """The part of the row's chat that a model answers: ``messages`` without a last assistant turn, else ``prompt``.
-
-    Raises:
-        DataError: the row has neither ``messages`` nor ``prompt``.
-    """
-    if row.get("messages"):
-        messages = _read_messages(row["messages"], "messages")
-        messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    else:
-        messages = _as_messages(row, "prompt", "user")
-    return _with_system(messages, system)
 
 
 def prompt_ids(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, *, system: str | None = None) -> list[int]:
@@ -132,37 +101,6 @@ def encode(
         raise DataError("the chat template renders nothing for this chat's assistant turns; is a reply empty?")
     end = len(trained) - trained[::-1].index(True)
     return Example(ids[:end], trained[:end])
-
-
-def _as_messages(row: Mapping[str, Any], column: str, role: str) -> list[Message]:
-    value = row.get(column)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return _read_messages(value, column)
-    if column not in row and "messages" not in row and column == "prompt":
-        raise DataError(f"{missing_column(column, row)}; or give chats in a column 'messages'")
-    return [{"role": role, "content": text_cell(row, column)}]
-
-
-def _read_messages(messages: Any, column: str) -> list[Message]:
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(f"column {column!r}: expected a list of messages, got {type(messages).__name__} {str(messages)[:60]!r}")
-    return [_read_message(message, f"column {column!r}, message {i}") for i, message in enumerate(messages)]
-
-
-def _read_message(message: Any, where: str) -> Message:
-    if not isinstance(message, Mapping):
-        raise DataError(f"{where}: expected role and content, got {message!r}")
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if not isinstance(role, str) or not (isinstance(content, str) or (content is None and message.get("tool_calls"))):
-        raise DataError(f"{where}: needs 'role' and 'content' as text, got {str(dict(message))[:80]}")
-    rest = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value") and v is not None}
-    return {"role": _ROLES.get(role, role), "content": content or "", **rest}
-
-
-def _with_system(messages: list[Message], system: str | None) -> list[Message]:
-    if system is None or any(message["role"] == "system" for message in messages):
-        return messages
-    return [{"role": "system", "content": system}, *messages]
 
 
 def _spans(
@@ -259,15 +197,16 @@ def _split_apart(text: str, cuts: Sequence[int], whole: list[int], tokenizer: Pr
 
 def _reply_end(reply: list[int], tokenizer: PreTrainedTokenizerBase) -> int | None:
     """How many tokens of a reply are trained: through its closing special token; ``None`` if none closes it."""
-    special = _special_ids(tokenizer)
+    special = _special_ids(tokenizer, len(tokenizer), tokenizer.eos_token_id)
     last = next((i for i in reversed(range(len(reply))) if reply[i] in special), None)
-    if last is None or (last + 1 < len(reply) and tokenizer.decode(reply[last + 1 :]).strip()):
+    if last is None or (last + 1 < len(reply) and str(tokenizer.decode(reply[last + 1 :])).strip()):
         return None
     return last + 1
 
 
 @functools.lru_cache(maxsize=8)
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def _special_ids(tokenizer: PreTrainedTokenizerBase, size: int, eos: int | None) -> frozenset[int]:
+    # size and eos are asked for so that a tokenizer that is changed later is looked at again
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return frozenset(added | set(tokenizer.all_special_ids))
 
@@ -294,7 +233,7 @@ def _by_markers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase,
         end = len(trained) - trained[::-1].index(True)
         start = max((i + 1 for i in range(end) if not trained[i]), default=0)
         trained = [start <= i < end for i in range(len(ids))]
-    closing = _special_ids(tokenizer)
+    closing = _special_ids(tokenizer, len(tokenizer), tokenizer.eos_token_id)
     for i in range(1, len(ids)):
         # Markers often leave out the token that closes the reply, which the model must write too.
         trained[i] = trained[i] or (trained[i - 1] and ids[i] in closing and ids[i - 1] not in closing)

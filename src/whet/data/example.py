@@ -48,12 +48,14 @@ class Example:
 class Totals:
     """Counts over the *whole* optimizer step (all micro-batches, all processes): what objectives divide by.
 
-    ``tokens``: trained tokens; ``rows``: examples; ``units``: pairs, groups or dataset rows.
+    ``tokens``: trained tokens; ``rows``: examples; ``units``: pairs, groups or dataset rows; ``root_tokens``: sum over
+    rows of the square root of the row's trained tokens.
     """
 
     tokens: float
     rows: float
     units: float
+    root_tokens: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Lays the examples of one optimizer step out as micro-batches, exactly.
 
-Examples are sorted by length, so that the rows of a micro-batch are about as long as its longest; gaps are filled with
-shorter rows (first fit, decreasing). Each row keeps its own positions, starting at 0, and nothing is cut: what a step's
+Examples are sorted by length, so that the packs of a micro-batch start with rows about as long as its longest; what is left
+of a pack is filled with shorter rows (first fit, decreasing). Each row keeps its own positions, starting at 0, and nothing is cut: what a step's
 loss and gradient are does not depend on ``micro_tokens``. Ties are broken by order, so the layout is deterministic.
 """
 
@@ -22,6 +22,7 @@ def count(examples: Sequence[Example]) -> Totals:
         tokens=float(sum(e.trained_tokens for e in examples)),
         rows=float(len(examples)),
         units=float(len({e.unit for e in examples})),
+        root_tokens=sum(e.trained_tokens**0.5 for e in examples),
     )
 
 
@@ -33,25 +34,23 @@ class _Layout:
     bins: list[list[Example]] = field(default_factory=list)
     free: list[int] = field(default_factory=list)
 
-    def places(self, rows: Sequence[Example], share: bool) -> list[int]:
-        """The pack of each row, first fit; numbers from ``len(bins)`` on are new packs."""
-        free, chosen = list(self.free), []
+    def take(self, rows: Sequence[Example], micro_tokens: int, share: bool) -> bool:
+        """Places the rows of a unit, each into the first pack with room or a new one; ``False`` if there is no room for all."""
+        free, places = list(self.free), []
         for row in rows:
             fits = (n for n, room in enumerate(free) if room >= len(row)) if share else iter(())
             place = next(fits, len(free))
             if place == len(free):
+                if self.bins and (place + 1) * self.width > micro_tokens:
+                    return False
                 free.append(self.width)
             free[place] -= len(row)
-            chosen.append(place)
-        return chosen
-
-    def add(self, rows: Sequence[Example], places: Sequence[int]) -> None:
+            places.append(place)
+        self.free = free
+        self.bins += [[] for _ in range(len(free) - len(self.bins))]
         for row, place in zip(rows, places):
-            if place == len(self.bins):
-                self.bins.append([])
-                self.free.append(self.width)
             self.bins[place].append(row)
-            self.free[place] -= len(row)
+        return True
 
 
 def pack(
@@ -88,14 +87,12 @@ def _layouts(examples: Sequence[Example], micro_tokens: int, share: bool) -> lis
     units: dict[int, list[Example]] = {}
     for example in examples:
         units.setdefault(example.unit, []).append(example)
+    waiting = sorted(units.values(), key=lambda rows: -max(map(len, rows)))
     layouts: list[_Layout] = []
-    for rows in sorted(units.values(), key=lambda rows: -max(map(len, rows))):
-        places = layouts[-1].places(rows, share) if layouts else []
-        packs = max(places, default=0) + 1
-        if not layouts or max(packs, len(layouts[-1].bins)) * layouts[-1].width > micro_tokens:
-            layouts.append(_Layout(max(map(len, rows))))
-            places = layouts[-1].places(rows, share)
-        layouts[-1].add(rows, places)
+    while waiting:
+        layout = _Layout(max(map(len, waiting[0])))
+        waiting = [rows for rows in waiting if not layout.take(rows, micro_tokens, share)]
+        layouts.append(layout)
     return layouts
 
 

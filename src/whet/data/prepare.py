@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Overlong = Literal["drop", "chunk", "truncate", "error"]
 SHOWN = 3
+"""How many rows of a kind the receipt shows."""
+_COUNTED = ("rows_in", "rows_out", "rows_dropped", "rows_without_target", "tokens_in", "tokens_dropped", "longest")
 
 
 def prepare(
@@ -56,50 +58,49 @@ def prepare(
         raise DataError(f"max_length {max_length}: an example needs at least two tokens, one to see and one to predict")
     units: list[list[Example]] = []
     digest = hashlib.sha256()
-    count = dict.fromkeys(
-        ("rows_in", "rows_out", "rows_overlong", "rows_dropped", "rows_without_target", "tokens_in", "longest"), 0
-    )
+    count = dict.fromkeys(_COUNTED, 0)
     overlong_rows: list[str] = []
-    overlap = 0
     for number, row in enumerate(dataset):
         digest.update(row_hash(row).encode())
-        try:
-            examples = format(row, tokenizer)
-        except DataError as error:
-            raise DataError(f"row {number}: {error}") from error
-        longest = max(map(len, examples))
-        count["rows_in"] += 1
-        count["tokens_in"] += sum(map(len, examples))
-        count["longest"] = max(count["longest"], longest)
+        examples = _examples(format, row, tokenizer, number)
+        longest = max(map(len, examples), default=0)
+        tokens = sum(map(len, examples))
         fitting = [examples]
         if longest > max_length:
-            count["rows_overlong"] += 1
             overlong_rows.append(f"row {number}: {longest} tokens")
             fitting = _fit(examples, max_length, overlong, number)
-            overlap += max(0, len(fitting) - len(examples)) if overlong == "chunk" else 0
         kept = [unit for unit in map(_with_targets, fitting) if unit]
+        count["rows_in"] += 1
+        count["rows_out" if kept else "rows_dropped"] += 1
         count["rows_without_target"] += bool(fitting) and not kept
-        count["rows_dropped" if not kept else "rows_out"] += 1
-        units += kept
+        count["tokens_in"] += tokens
+        # Windows share a token with the one before, which is not counted twice.
+        count["tokens_dropped"] += tokens - _tokens(kept) + (_tokens(fitting) - tokens if overlong == "chunk" and fitting else 0)
+        count["longest"] = max(count["longest"], longest)
+        units += [[replace(example, unit=len(units) + i) for example in unit] for i, unit in enumerate(kept)]
     if not units:
-        raise DataError(_nothing_left(count, max_length))
-    units = [[replace(example, unit=number) for example in unit] for number, unit in enumerate(units)]
-    return units, {
-        **count,
-        **_totals(units, tokenizer),
-        "tokens_dropped": count["tokens_in"] + overlap - sum(len(example) for unit in units for example in unit),
-        "max_length": max_length,
-        "overlong": overlong,
-        "overlong_rows": overlong_rows[:SHOWN],
-        "data": digest.hexdigest()[:16],
-    }
+        raise DataError(_nothing_left(count, len(overlong_rows), max_length))
+    settings = {"max_length": max_length, "overlong": overlong}
+    lost = {"rows_overlong": len(overlong_rows), "overlong_rows": overlong_rows[:SHOWN]}
+    return units, {**count, **lost, **_totals(units, tokenizer), **settings, "data": digest.hexdigest()[:16]}
+
+
+def _examples(format: Format, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, number: int) -> list[Example]:
+    try:
+        return format(row, tokenizer)
+    except DataError as error:
+        raise DataError(f"row {number}: {error}") from error
+
+
+def _tokens(units: Sequence[Sequence[Example]]) -> int:
+    return sum(len(example) for unit in units for example in unit)
 
 
 def render_trained(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
     """The example as text, special tokens included, runs of trained tokens between ⟦ and ⟧."""
     pairs = zip(example.trained, example.input_ids)
     runs = [(trained, [token for _, token in run]) for trained, run in groupby(pairs, key=lambda pair: pair[0])]
-    texts = [(trained, tokenizer.decode(ids, skip_special_tokens=False)) for trained, ids in runs]
+    texts = [(trained, str(tokenizer.decode(ids, skip_special_tokens=False))) for trained, ids in runs]
     return "".join(f"⟦{text}⟧" if trained else text for trained, text in texts)
 
 
@@ -147,11 +148,11 @@ def _is_paired(examples: Sequence[Example]) -> bool:
     return any("chosen" in example.values for example in examples)
 
 
-def _nothing_left(count: Mapping[str, int], max_length: int) -> str:
+def _nothing_left(count: Mapping[str, int], overlong: int, max_length: int) -> str:
     if not count["rows_in"]:
         return "the data has no rows"
     return (
-        f"none of the {count['rows_in']} rows is left: {count['rows_overlong']} are longer than max_length {max_length} (longest "
+        f"none of the {count['rows_in']} rows is left: {overlong} are longer than max_length {max_length} (longest "
         f"{count['longest']} tokens), {count['rows_without_target']} have no trained token. "
         "Ways out: a larger max_length, overlong: chunk"
     )
@@ -163,7 +164,7 @@ def _totals(units: Sequence[Sequence[Example]], tokenizer: PreTrainedTokenizerBa
     return {
         "units_out": len(units),
         "examples_out": len(examples),
-        "tokens_out": sum(map(len, examples)),
+        "tokens_out": _tokens(units),
         "tokens_trained": sum(example.trained_tokens for example in examples),
         "replies_ended": sum(_last_trained(example) == tokenizer.eos_token_id for example in examples) / len(examples),
         "rendered": ["\n".join(render_trained(example, tokenizer) for example in unit) for unit in shown],

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whet.edit.tensors import Checkpoint
+from whet.edit.tensors import Checkpoint, WithTied
 from whet.errors import ModelError
 from whet.model import LINEAGE_FILE, weights_hash
 
@@ -79,7 +80,8 @@ def check_alike(first: Checkpoint, other: Checkpoint) -> None:
             )
     for name, entry in first.entries.items():
         if entry.shape != other.entries[name].shape:
-            hint = "; one has another vocabulary: resize it to match first" if "embed" in name or "head" in name else ""
+            rows = entry.shape[1:] == other.entries[name].shape[1:] and ("embed" in name or "head" in name)
+            hint = "; one has another vocabulary: resize it to match first" if rows else ""
             shapes = f"{entry.shape} in {one} but {other.entries[name].shape} in {two}"
             raise ModelError(f"cannot merge {one} and {two}: tensor {name!r} has shape {shapes}{hint}")
     for key in _MUST_AGREE:
@@ -160,12 +162,22 @@ def copy_side_files(source: Path, folder: Path, dtype: torch.dtype) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def lineage_of(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def folder_hash(folder: Path) -> str:
+    """The weight hash of a folder, as ``load_model`` would give it; remembered until a file changes."""
+    return _folder_hash(folder, max(file.stat().st_mtime_ns for file in folder.glob("*.safetensors")))
+
+
+@functools.lru_cache(maxsize=256)
+def _folder_hash(folder: Path, modified: int) -> str:
+    return weights_hash(WithTied(Checkpoint(folder)))
+
+
+def lineage_of(folder: Path) -> dict[str, Any]:
     """A parent's entry for ``whet.json``: name, weight hash (computed if it was not recorded) and the step that made it."""
-    file = checkpoint.folder / LINEAGE_FILE
+    file = folder / LINEAGE_FILE
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {
-        "name": known.get("name", checkpoint.folder.name),
-        "weights": known.get("weights") or weights_hash(tensors),
+        "name": known.get("name", folder.name),
+        "weights": known.get("weights") or folder_hash(folder),
         "step": known.get("step"),
     }

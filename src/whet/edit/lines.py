@@ -83,7 +83,7 @@ class Lines:
             merged += float(self._delta(slot, base, weights).abs_().sum())
         return plain / merged / len(merge.models) if merged else 1.0 / len(merge.models)
 
-    def _scaled(self, merge: MergeJob, alpha: float, beta: float) -> dict[str, Any]:
+    def _scaled(self, merge: MergeJob, alpha: float, beta: float, extra: dict[str, Any] | None = None) -> dict[str, Any]:
         checkpoints, ancestor = open_models(merge)
         container, block_of, count = block_indices(ancestor or [], self.blocks, checkpoints[0].config)
         weights = weights_of(merge, 1.0)
@@ -97,9 +97,9 @@ class Lines:
         if self.merge == "ties":
             change = f"sum over agreeing signs of [{change}], keeping {self.density:.6g}"
         formula = f"θ = θ_base + ({alpha:.6g} + {beta:.6g}·l/{count - 1})·[{change}], {alpha:.6g} outside {container}"
-        receipt = run_job(merge, combine, {**effective(self), "alpha": alpha, "beta": beta}, formula, weights)
         factors = [alpha + beta * block / (count - 1) for block in range(count)]
-        return {**receipt, "blocks": container, "factors": factors, "factor_outside": alpha}
+        more = {"blocks": container, "factors": factors, "factor_outside": alpha, **(extra or {})}
+        return run_job(merge, combine, {**effective(self), "alpha": alpha, "beta": beta}, formula, weights, lambda: more)
 
     def _search(self, merge: MergeJob, grid: Sequence[tuple[float, float]]) -> dict[str, Any]:
         if merge.scorer is None:
@@ -114,4 +114,4 @@ class Lines:
                 tried.append({"alpha": alpha, "beta": beta, "score": score_candidate(merge, candidate.output)})
                 shutil.rmtree(candidate.output)
         best = max(tried, key=lambda t: t["score"])
-        return {**self._scaled(merge, best["alpha"], best["beta"]), "search": tried, "score": best["score"]}
+        return self._scaled(merge, best["alpha"], best["beta"], {"search": tried, "score": best["score"]})

@@ -57,8 +57,8 @@ class Slerp:
 
         one, two = names_of(merge)
         formula = f"θ = sin({1 - self.t:.6g}w)/sin(w)·θ[{one}] + sin({self.t:.6g}w)/sin(w)·θ[{two}], w the angle per tensor"
-        receipt = run_job(merge, combine, effective(self), formula, [1 - self.t, self.t])
-        return {**receipt, "tensors_straight": len(straight)}
+        weights = [1 - self.t, self.t]
+        return run_job(merge, combine, effective(self), formula, weights, lambda: {"tensors_straight": len(straight)})
 
     def _angle(self, first: Tensor, second: Tensor) -> float | None:
         """Angle between two tensors in radians; ``None`` where they are too parallel, or zero."""

@@ -51,6 +51,8 @@ class Soup:
     normalize: bool = True
 
     def __call__(self, merge: MergeJob) -> dict[str, Any]:
+        if not merge.models:
+            raise ModelError("nothing to merge: give at least one model")
         if self.mode == "uniform":
             weights = weights_of(merge, 1.0)
             return self._average(merge, _normalized(weights) if self.normalize else weights)
@@ -58,15 +60,19 @@ class Soup:
             raise ModelError("a greedy soup chooses its ingredients itself: leave out weights, or take mode: uniform")
         return self._greedy(merge)
 
-    def _average(self, merge: MergeJob, weights: Sequence[float]) -> dict[str, Any]:
+    def _average(self, merge: MergeJob, weights: Sequence[float], extra: dict[str, Any] | None = None) -> dict[str, Any]:
+        names = names_of(merge)
+        # Floating sums depend on their order: adding by name makes the soup independent of the order of its ingredients.
+        order = sorted(range(len(names)), key=lambda i: (names[i], str(merge.models[i])))
+
         def combine(slot: Slot) -> Tensor:
             total = torch.zeros(slot.shape, dtype=slot.arithmetic)
-            for tensor, weight in zip(slot.tensors(), weights, strict=True):
-                total.add_(tensor, alpha=weight)
+            for i in order:
+                total.add_(slot.tensor(i), alpha=weights[i])
             return total
 
-        formula = "θ = " + terms(names_of(merge), weights, "θ[{}]")
-        return run_job(merge, combine, effective(self), formula, weights)
+        formula = "θ = " + terms(names, weights, "θ[{}]")
+        return run_job(merge, combine, effective(self), formula, weights, lambda: extra or {})
 
     def _greedy(self, merge: MergeJob) -> dict[str, Any]:
         names = names_of(merge)
@@ -87,14 +93,9 @@ class Soup:
                     kept, best = [*kept, i], score
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        receipt = self._average(_only(merge, kept), [1 / len(kept)] * len(kept))
-        return {
-            **receipt,
-            "greedy": steps,
-            "score": best,
-            "best_single": singles[order[0]],
-            "ingredients": [names[i] for i in kept],
-        }
+        ingredients = [names[i] for i in kept]
+        extra = {"greedy": steps, "score": best, "best_single": singles[order[0]], "ingredients": ingredients}
+        return self._average(_only(merge, kept), [1 / len(kept)] * len(kept), extra)
 
 
 def _only(merge: MergeJob, chosen: Sequence[int]) -> MergeJob:

@@ -26,14 +26,15 @@ from whet.edit.folders import (
     check_related,
     config_differences,
     copy_side_files,
+    folder_hash,
     lineage_of,
     open_checkpoint,
     template_of,
 )
 from whet.edit.job import MergeJob, names_of
-from whet.edit.tensors import Checkpoint, Entry, WithTied, write_checkpoint
+from whet.edit.tensors import Checkpoint, Entry, write_checkpoint
 from whet.errors import ModelError
-from whet.model import LINEAGE_FILE, weights_hash
+from whet.model import LINEAGE_FILE
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,12 @@ class Tally:
 
 
 def run_job(
-    merge: MergeJob, combine: Combine, settings: Mapping[str, Any], formula: str, weights: Sequence[float]
+    merge: MergeJob,
+    combine: Combine,
+    settings: Mapping[str, Any],
+    formula: str,
+    weights: Sequence[float],
+    extra: Callable[[], Mapping[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Merges into ``merge.output`` and returns the receipt.
 
@@ -94,6 +100,7 @@ def run_job(
         settings: the edit's settings, for lineage and receipt.
         formula: the effective formula in words that the reader of the receipt can check.
         weights: the effective (normalized) weights that stand in the formula.
+        extra: what the edit adds to the receipt; asked after the pass.
 
     Raises:
         ModelError: the folders do not belong together, the output is not empty, or a result overflows its dtype.
@@ -117,6 +124,7 @@ def run_job(
             "weights": [float(w) for w in weights],
             "cosines": cosines,
             "seconds": round(time.perf_counter() - started, 3),
+            **extra(),
         }
         _write_lineage(aside, output.name, [*([ancestor] if ancestor else []), *checkpoints], receipt)
         aside.chmod(0o755)
@@ -228,11 +236,11 @@ def _short(dtype: torch.dtype) -> str:
 def _write_lineage(folder: Path, name: str, parents: Sequence[Checkpoint], receipt: Mapping[str, Any]) -> None:
     template = template_of(folder)
     lineage = {
-        "parents": [lineage_of(p, WithTied(p)) for p in parents],
+        "parents": [lineage_of(p.folder) for p in parents],
         "step": {"edit": receipt["settings"], "formula": receipt["formula"], "weights": receipt["weights"]},
         "receipts": [dict(receipt)],
         "name": name,
-        "weights": weights_hash(WithTied(Checkpoint(folder))),
+        "weights": folder_hash(folder),
         "template": hashlib.sha256(template.encode()).hexdigest()[:16] if template else None,
     }
     (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1, default=str), encoding="utf-8")

@@ -5,7 +5,7 @@ probability ratio is taken under. :func:`draw` samples from it with noise that d
 (seed, key, sample) and the number of its token, so that a row does not depend on its neighbours.
 
 The noise is an exponential race: with independent E_i ~ Exp(1), ``argmax_i p_i / E_i`` is distributed as p. The last bits
-of logits differ between batch shapes, and a race changes its winner with a probability of about the sum of \\|dp_i\\|, which
+of logits differ between batch shapes, and a race changes its winner with a probability of about the sum of abs(dp_i), which
 is near 1e-7 per token in float32; inverting the cumulative distribution would multiply that by the number of entries that
 the boundaries run through. The race is run in two heats, over blocks of about sqrt(V) entries and then inside the winning
 block, so that a row needs 2 sqrt(V) random numbers and not V.

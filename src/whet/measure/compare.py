@@ -208,9 +208,21 @@ def _detectable(old: Sequence[float], new: Sequence[float], alpha: float) -> flo
     gaps = np.asarray(new) - np.asarray(old)
     n = len(gaps)
     if is_binary(old) and is_binary(new):
-        return detectable_difference(n, max(float(np.mean(gaps != 0)), 1 / n), alpha=alpha)
+        return _detectable_share(n, max(float(np.mean(gaps != 0)), 1 / n), alpha)
     deviation = float(gaps.std(ddof=1)) if n > 1 else 0.0
     return detectable_mean_difference(deviation, n, alpha=alpha) if n > 1 else inf
+
+
+def _detectable_share(n: int, discordant_share: float, alpha: float) -> float:
+    """As :func:`detectable_difference`; an effect larger than the discordant share seen here brings its own discordant items."""
+    found = detectable_difference(n, discordant_share, alpha=alpha)
+    if found < inf or detectable_difference(n, 1.0, alpha=alpha) == inf:
+        return found
+    low, high = discordant_share, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if detectable_difference(n, middle, alpha=alpha) < inf else (middle, high)
+    return high
 
 
 def _guard(old: Sequence[float], new: Sequence[float], chance: float) -> Literal["floor", "ceiling"] | None:

@@ -24,7 +24,7 @@ STREAM_TOLERANCE = 1e-3
 """Largest difference, relative to the largest logit, between the streamed network and the network run as a whole."""
 
 
-def find_blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
+def find_blocks(network: Any) -> list[tuple[str, nn.Module]]:
     """(name, module) of each decoder block, in forward order.
 
     Raises:
@@ -46,19 +46,19 @@ def linears(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     return {f"{prefix}.{name}".strip("."): inner for name, inner in found.items()}
 
 
-def weight_of(layer: nn.Module) -> Tensor:
+def weight_of(layer: Any) -> Tensor:
     """The layer's weight as [out, in]."""
-    weight = layer.weight.detach()
+    weight: Tensor = layer.weight.detach()
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
 @torch.no_grad()
-def set_weight(layer: nn.Module, weight: Tensor) -> None:
+def set_weight(layer: Any, weight: Tensor) -> None:
     """Puts an [out, in] weight into the layer."""
     layer.weight.copy_(weight.T if isinstance(layer, Conv1D) else weight)
 
 
-def untie(network: nn.Module) -> int:
+def untie(network: Any) -> int:
     """Gives the output head its own weights if it shares them with the embedding; returns how many parameters that adds."""
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
     if head.weight is not embedding.weight:
@@ -78,17 +78,20 @@ class Stream:
 
     ``batches``: int64 [b, S] token ids, rows of one length each, so that no padding exists. ``hidden[i]`` [b, S, d] is the
     state of batch i at the entrance of block ``depth`` (``None`` before the first block: the network makes it).
+    ``check`` makes sure, on one row, that going block by block gives the whole network's logits (ModelError if not).
     """
 
-    network: nn.Module
+    network: Any
     batches: Sequence[Tensor]
+    check: bool = True
 
     def __post_init__(self) -> None:
         self.blocks = [block for _, block in find_blocks(self.network)]
         self.depth = 0
         self.hidden: list[Tensor | None] = [None] * len(self.batches)
         self._tuples: set[int] = set()
-        self._check()
+        if self.check and self.batches:
+            self._check()
 
     @property
     def bytes(self) -> int:
@@ -146,7 +149,7 @@ class Stream:
         reached = [name for names in groups.values() for name in names]
         return [*groups.values(), *([name] for name in layers if name not in reached)]
 
-    def hessians(self, groups: Mapping[str, nn.Module], run: Callable[[int], Any] | None = None) -> dict[str, Hessian]:
+    def hessians(self, groups: Mapping[str, Any], run: Callable[[int], Any] | None = None) -> dict[str, Hessian]:
         """``H`` of the input of each given layer (name -> module), collected in one pass over the batches."""
         found = {name: Hessian(weight_of(layer).shape[1], name, layer.weight.device) for name, layer in groups.items()}
 
@@ -191,8 +194,6 @@ class Stream:
     @torch.no_grad()
     def _check(self) -> None:
         """Learns which blocks return tuples, and makes sure that block by block gives what the whole network gives."""
-        if not self.batches:
-            return
         probe = self.batches[0][:1].to(self.network.device)
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
@@ -205,9 +206,8 @@ class Stream:
             handle.remove()
         if not bool(whole.isfinite().all()):
             raise ModelError("the network's logits hold NaN or Inf on the first calibration row; its weights are damaged")
-        small = Stream.__new__(Stream)
-        small.network, small.batches, small.blocks, small.depth = self.network, [probe], self.blocks, 0
-        small.hidden, small._tuples = [None], self._tuples
+        small = Stream(self.network, [probe], check=False)
+        small._tuples = self._tuples
         while small.depth < len(small.blocks):
             small.advance()
         gap, size = float((small.logits(0) - whole).abs().max()), float(whole.abs().max())
@@ -227,14 +227,14 @@ def _split(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, tu
 @contextmanager
 def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     before = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
             del module.forward
         else:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
 
 
 @contextmanager

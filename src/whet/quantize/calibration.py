@@ -41,9 +41,11 @@ def batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> list[Tensor]:
 def check_rows(rows: Sequence[Sequence[int]], vocabulary: int) -> None:
     """Raises DataError for a row that is no list of token ids of that vocabulary; names the row."""
     for index, row in enumerate(rows):
-        if len(row) and not (0 <= min(row) and max(row) < vocabulary):
+        if len(row) and not (min(row) >= 0 and max(row) < vocabulary):
             wrong = min(row) if min(row) < 0 else max(row)
-            raise DataError(f"calibration row {index}: token id {wrong} is not in [0, {vocabulary}); use the model's own tokenizer")
+            raise DataError(
+                f"calibration row {index}: token id {wrong} is not in [0, {vocabulary}); use the model's own tokenizer"
+            )
 
 
 def split_held_out(rows: Sequence[Sequence[int]], held_out: int) -> tuple[list[Sequence[int]], list[Sequence[int]]]:

@@ -93,7 +93,15 @@ class QuantizedLinear:
         return self.storage_bits / self.codes.numel()
 
 
-def make(codes: Tensor, params: GridParams, plan: BitPlan, dtype: torch.dtype, scale_dtype: torch.dtype, grid: str, order: Tensor | None = None) -> QuantizedLinear:
+def make(
+    codes: Tensor,
+    params: GridParams,
+    plan: BitPlan,
+    dtype: torch.dtype,
+    scale_dtype: torch.dtype,
+    grid: str,
+    order: Tensor | None = None,
+) -> QuantizedLinear:
     """A layer from int16 codes and float32 parameters, each in its storage type."""
     signed = params.zeros is None and params.codebook is None
     scales = params.scales

@@ -84,7 +84,9 @@ def code_matrix(
     return make(codes, params, plan, weight.dtype, scale_dtype, grid_name, order), feedback.receipt
 
 
-def _at_once(weight: Tensor, plan: BitPlan, grid: Grid, rounding: Rounding, scale_dtype: torch.dtype) -> tuple[Tensor, GridParams]:
+def _at_once(
+    weight: Tensor, plan: BitPlan, grid: Grid, rounding: Rounding, scale_dtype: torch.dtype
+) -> tuple[Tensor, GridParams]:
     params = fit_matrix(grid, weight, plan, scale_dtype)
     if plan.group_size == "tensor":
         return rounding.choose(weight[:, None], grid, params, plan)[:, 0], params

@@ -1,16 +1,17 @@
-"""What the exports share: the check that a written folder, read back by its consumer, predicts what the model in memory does."""
+"""What the exports share: lineage, and the check that a folder, read back, predicts what the model in memory does."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from whet.errors import ModelError, RecipeError
-from whet.model import Model
+from whet.model import LINEAGE_FILE, Model, template_hash, weights_hash
 from whet.quantize import online
 from whet.quantize.fidelity import compare, probe_rows
 
@@ -23,18 +24,18 @@ def refuse_online(model: Model, export: str) -> None:
     layers = list(operations) if (operations := online.operations(model.network)) else []
     if layers:
         raise RecipeError(
-            f"export {export!r} cannot hold the online rotation of {layers[0]!r} ({len(layers)} layers in all): a plain loader would "
-            "skip it; quantize with transform hadamard and down: false, or use export packed"
+            f"export {export!r} cannot hold the online rotation of {layers[0]!r} ({len(layers)} layers in all): "
+            "a plain loader would skip it; quantize with transform hadamard and down: false, or use export packed"
         )
 
 
-def reload(folder: Path, device: Any) -> nn.Module:
+def reload(folder: Path, device: Any) -> Any:
     """The folder's network as ``transformers`` alone reads it."""
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
     return network.to(device).eval()
 
 
-def assert_equal(model: Model, reloaded: nn.Module, folder: Path) -> dict[str, Any]:
+def assert_equal(model: Model, reloaded: Any, folder: Path) -> dict[str, Any]:
     """Compares predictions on fixed random rows.
 
     Returns:
@@ -47,17 +48,36 @@ def assert_equal(model: Model, reloaded: nn.Module, folder: Path) -> dict[str, A
     found = compare(model.network, reloaded, rows)
     if not found.max_logit_difference <= max(TOLERANCE, 4 * torch.finfo(model.network.dtype).eps):
         raise ModelError(
-            f"{folder}: read back, the model predicts something else (logits off by {found.max_logit_difference:.2g} of the largest, "
-            f"top-1 agreement {found.top1:.1%}); the folder must not be used"
+            f"{folder}: read back, the model predicts something else (logits off by {found.max_logit_difference:.2g} of the "
+            f"largest, top-1 agreement {found.top1:.1%}); the folder must not be used"
         )
     return found.as_dict()
 
 
-def assert_same_weights(model: Model, reloaded: nn.Module, folder: Path) -> None:
+def assert_same_weights(model: Model, reloaded: Any, folder: Path) -> None:
     """Raises ModelError unless every quantized layer has the same weights, bit for bit, after reading back."""
     for name, layer in model.quantized.items():
         if not torch.equal(reloaded.get_submodule(name).weight.detach().cpu(), layer.decode().cpu()):
             raise ModelError(f"{folder}: read back, the weights of {name!r} are others; the folder must not be used")
+
+
+def write_lineage(model: Model, folder: Path) -> None:
+    """Writes tokenizer and ``whet.json``; the hash is that of the decoded weights."""
+    model.tokenizer.save_pretrained(folder)
+    hashes = {"weights": weights_hash(model.network.state_dict()), "template": template_hash(model.tokenizer)}
+    (folder / LINEAGE_FILE).write_text(json.dumps({**model.lineage, "name": model.name, **hashes}, indent=1, default=str))
+
+
+def uncoded_tensors(model: Model) -> dict[str, Tensor]:
+    """Every tensor that has no codes, under one name where several share it."""
+    coded = {f"{name}.weight" for name in model.quantized}
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in model.network.state_dict().items():
+        if name not in coded and tensor.data_ptr() not in seen:
+            kept[name] = tensor
+            seen.add(tensor.data_ptr())
+    return kept
 
 
 def folder_bytes(folder: Path) -> int:

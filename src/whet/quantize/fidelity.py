@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from whet.quantize.calibration import batches
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """``kl``: mean over positions of KL(reference || other) in nats, ``kl_stderr`` over rows; ``top1``: share of positions with
-    the same most likely token, ``top1_stderr`` over rows; ``max_logit_difference`` relative to the reference's largest |logit|."""
+    """``kl``: mean over positions of KL(reference || other) in nats, ``kl_stderr`` over rows; ``top1``: share of positions
+    with the same most likely token, ``top1_stderr`` over rows; ``max_logit_difference``: relative to the largest |logit|."""
 
     kl: float
     kl_stderr: float
@@ -30,7 +30,7 @@ class Fidelity:
 
 
 @torch.no_grad()
-def compare(reference: nn.Module, other: nn.Module, rows: Sequence[Sequence[int]], batch_tokens: int = 4096) -> Fidelity:
+def compare(reference: Any, other: Any, rows: Sequence[Sequence[int]], batch_tokens: int = 4096) -> Fidelity:
     """Runs both networks on the rows; a row counts by its tokens. ``rows`` must not be empty."""
     kl, same, weights = [], [], []
     largest = difference = 0.0

@@ -3,8 +3,8 @@
 A rotation of size n is ``R = D (S ⊗ B)``: random signs ``D`` (optional), a Sylvester matrix ``S`` of size ``2^k``, and a base
 ``B`` of size m, ``n = 2^k m``. ``B`` is the smallest Hadamard matrix that Paley's constructions give: order ``q + 1`` for a
 prime ``q = 3 mod 4``, order ``2 (q + 1)`` for a prime ``q = 1 mod 4``. So 192 is ``16 x 12``, 160 is ``8 x 20``, and 896 is
-``32 x 28``. Where there is none up to order :data:`LARGEST_BASE`, ``B`` is a fixed random orthogonal matrix of n's odd factor: still exactly
-orthogonal, but no longer with entries of one size. ``x R`` costs ``n (k + m)`` multiplications a row.
+``32 x 28``. Where there is none up to order :data:`LARGEST_BASE`, ``B`` is a fixed random orthogonal matrix of n's odd
+factor: still exactly orthogonal, but no longer with entries of one size. ``x R`` costs ``n (k + m)`` multiplications a row.
 """
 
 from __future__ import annotations

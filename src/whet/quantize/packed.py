@@ -18,12 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from whet.errors import ModelError
-from whet.model import LINEAGE_FILE, Model, default_device, template_hash, weights_hash
+from whet.model import LINEAGE_FILE, Model, default_device
 from whet.quantize import online
 from whet.quantize.blocks import weight_of
 from whet.quantize.codes import QuantizedLinear
+from whet.quantize.export import uncoded_tensors, write_lineage
 from whet.quantize.grid import BitPlan, varying_levels
 from whet.quantize.packing import pack, unpack
 
@@ -51,14 +53,12 @@ def save_packed(model: Model, folder: str | Path) -> dict[str, Any]:
         found, index[name] = _layer_tensors(layer)
         tensors.update({f"{name}.{key}": tensor for key, tensor in found.items()})
     coded = sum(t.numel() * t.element_size() for t in tensors.values())
-    tensors.update(_dense_tensors(model))
+    tensors.update(uncoded_tensors(model))
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / INDEX).write_text(json.dumps({"version": VERSION, "layers": index}, indent=1))
     model.network.config.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-    lineage = {**model.lineage, "name": model.name, "weights": weights_hash(model.network.state_dict()), "template": template_hash(model.tokenizer)}
-    (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1, default=str))
+    write_lineage(model, folder)
     return {"bytes": (folder / WEIGHTS).stat().st_size, "bytes_of_codes": coded}
 
 
@@ -96,19 +96,9 @@ def refuse_changed(model: Model) -> None:
     """Raises ModelError if the network's weights are no longer what the codes stand for."""
     for name, layer in model.quantized.items():
         if not torch.equal(weight_of(model.network.get_submodule(name)).cpu(), layer.decode().cpu()):
-            raise ModelError(f"the weights of {name!r} differ from their codes: they were changed after quantization; quantize again")
-
-
-def _dense_tensors(model: Model) -> dict[str, Tensor]:
-    """Every tensor that is not coded, one name for tensors that are shared."""
-    coded = {f"{name}.weight" for name in model.quantized}
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in model.network.state_dict().items():
-        if name not in coded and tensor.data_ptr() not in seen:
-            kept[name] = tensor
-            seen.add(tensor.data_ptr())
-    return kept
+            raise ModelError(
+                f"the weights of {name!r} differ from their codes: they were changed after quantization; quantize again"
+            )
 
 
 def _tied(network: Any) -> set[str]:
@@ -120,7 +110,12 @@ def _tied(network: Any) -> set[str]:
 def _layer_tensors(layer: QuantizedLinear) -> tuple[dict[str, Tensor], dict[str, Any]]:
     offset = 2 ** (layer.bits - 1) if layer.signed else 0
     tensors = {"codes": pack(layer.codes.to(torch.int16) + offset, layer.bits), "scales": layer.scales}
-    entry: dict[str, Any] = {**asdict(layer.plan), "columns": layer.codes.shape[1], "dtype": str(layer.dtype).removeprefix("torch."), "grid": layer.grid}
+    entry: dict[str, Any] = {
+        **asdict(layer.plan),
+        "columns": layer.codes.shape[1],
+        "dtype": str(layer.dtype).removeprefix("torch."),
+        "grid": layer.grid,
+    }
     if layer.zeros is not None:
         tensors["zeros"], entry["groups"] = pack(layer.zeros, layer.bits), layer.zeros.shape[1]
     if layer.codebook is not None:
@@ -149,7 +144,7 @@ def _layer(name: str, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -
 def _oriented(network: Any, name: str, layer: QuantizedLinear) -> Tensor:
     """Decoded weights the way the module stores them (GPT-2's are transposed)."""
     weight = layer.decode()
-    return weight if network.get_submodule(name).weight.shape == weight.shape else weight.T.contiguous()
+    return weight.T.contiguous() if isinstance(network.get_submodule(name), Conv1D) else weight
 
 
 def _codebook(varying: Tensor, levels: list[float | None]) -> Tensor:

@@ -20,9 +20,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: a code is out of range.
     """
-    if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < 2**bits):
+    if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < 2**bits):
         raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())} do not fit {bits} bits")
-    return torch.cat([_pack(part, bits) for part in codes.split(ROWS_AT_ONCE)]) if len(codes) else codes.new_zeros(0, 0, dtype=torch.int32)
+    return torch.cat([_pack(part, bits) for part in codes.split(ROWS_AT_ONCE)])
 
 
 def _pack(codes: Tensor, bits: int) -> Tensor:

@@ -8,8 +8,6 @@ calibration set's hidden states at one depth and the Hessians of one block are h
 from __future__ import annotations
 
 import inspect
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,11 +28,10 @@ from whet.quantize.columns import code_matrix
 from whet.quantize.fidelity import compare, probe_rows
 from whet.quantize.grid import BitPlan, GroupSize
 from whet.quantize.hessian import output_error
+from whet.quantize.memory import BATCH_TOKENS, peak_memory
 
 INVARIANCE = 1e-3
 """Largest change of a logit by a transform, relative to the largest logit; 16 units of rounding for shorter weight types."""
-BATCH_TOKENS = 8192
-"""Calibration tokens in one forward pass of a block."""
 
 
 def quantize(
@@ -85,6 +82,7 @@ def quantize(
         raise RecipeError(f"model {model.name!r} is quantized already; start from the float model that it was made of")
     pieces = _Pieces(**{kind: _piece(kind, given[kind]) for kind in _KINDS})
     plan = BitPlan(bits, group_size, symmetric)
+    pieces.grid.check(plan)
     rows = calibration if isinstance(calibration, CalibrationSet) else pieces.calibrate(model, calibration, seed=seed)
     pieces.check(rows)
     job = _Job(model.copy().network.eval(), pieces, rows, _scale_dtype(scale_dtype, model.network.dtype))
@@ -120,10 +118,17 @@ class _Pieces:
             piece = getattr(self, kind)
             if "calibration" in getattr(piece, "needs", ()) and not rows.rows:
                 name = parts.effective(piece)["name"]
-                raise RecipeError(f"{kind}: {name!r} needs calibration rows and none were given; give some or choose another {kind}")
+                raise RecipeError(
+                    f"{kind}: {name!r} needs calibration rows and none were given; give some or choose another {kind}"
+                )
         if self.rounding.kind == "joint" and self.compensate.kind == "feedback":
-            raise RecipeError("a joint rounding solves a whole layer at once and leaves no columns for error feedback; set compensate: none")
-        for kind, piece, known in (("rounding", self.rounding, ("column",)), ("compensate", self.compensate, ("none", "feedback"))):
+            raise RecipeError(
+                "a joint rounding solves a whole layer at once and leaves no columns for error feedback; set compensate: none"
+            )
+        for kind, piece, known in (
+            ("rounding", self.rounding, ("column",)),
+            ("compensate", self.compensate, ("none", "feedback")),
+        ):
             if piece.kind not in known:
                 raise RecipeError(f"{kind}: kind {piece.kind!r} cannot be run here; known: {', '.join(known)}")
 
@@ -267,13 +272,18 @@ def _receipt(job: _Job, original: Any, report: dict[str, Any], settings: dict[st
         "transform": report,
         "calibration": {**job.rows.receipt, "tokens": job.rows.tokens},
         "fidelity": fidelity,
-        "dtypes": {"weights": str(original.dtype), "arithmetic": "torch.float32", "factorization": "torch.float64", "scales": str(job.scale_dtype)},
+        "dtypes": {
+            "weights": str(original.dtype),
+            "arithmetic": "torch.float32",
+            "factorization": "torch.float64",
+            "scales": str(job.scale_dtype),
+        },
         "settings": settings,
         "defaults": _defaults(settings),
         "seconds": time.monotonic() - started,
         "activation_bytes": job.activation_bytes,
         "hessian_bytes": job.hessian_bytes,
-        "peak_memory_bytes": _peak_memory(original.device),
+        "peak_memory_bytes": peak_memory(original.device),
     }
 
 
@@ -282,23 +292,3 @@ def _defaults(settings: Mapping[str, Any]) -> list[str]:
     signature = inspect.signature(quantize).parameters
     plain = {k: v["name"] if k in _KINDS and v == parts.effective(parts.build(k, v["name"])) else v for k, v in settings.items()}
     return [k for k, v in plain.items() if v == signature[k].default]
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most bytes ever held: on the accelerator, or by this whole process so far on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def forecast_memory(network: Any, tokens: int) -> dict[str, int]:
-    """Bytes that quantizing will need beside the network and its copy, for that many calibration tokens.
-
-    ``activations``: one hidden state per token, twice for the batch under way; ``hessians``: one block's, in float64, one
-    for each layer (an upper bound, as layers that share an input share it).
-    """
-    item = torch.finfo(network.dtype).bits // 8
-    _, block = find_blocks(network)[0]
-    inputs = [int(weight_of(layer).shape[1]) for layer in linears(block).values()]
-    hidden = int(network.config.hidden_size) * item
-    return {"activations": hidden * (tokens + min(tokens, BATCH_TOKENS)), "hessians": 8 * sum(n * n for n in inputs)}

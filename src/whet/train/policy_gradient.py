@@ -79,8 +79,8 @@ def refuse_other_temperature(policy: Policy, batch: Batch) -> None:
     sampled, computed = batch.values.get("temperature"), float(getattr(policy, "temperature", 1.0))
     if sampled is not None and bool(((sampled - computed).abs() > 1e-6).any()):
         raise DataError(
-            f"old_logps were computed at temperature {float(sampled.max()):.4g}, the policy's at {computed:.4g}: their ratio means "
-            "nothing. Sample at the policy's temperature, or give the policy the sampler's"
+            f"old_logps were computed at temperature {float(sampled.max()):.4g}, the policy's at {computed:.4g}: their ratio "
+            "means nothing. Sample at the policy's temperature, or give the policy the sampler's"
         )
 
 

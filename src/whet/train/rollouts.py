@@ -93,7 +93,7 @@ class RolloutProvider:
         seed: of the schedule and of the sampling.
 
     Raises:
-        RecipeError: a group that is too small for the objective.
+        RecipeError: a group that is too small for the objective; a sum of objectives.
         DataError: no rows.
     """
 
@@ -107,6 +107,11 @@ class RolloutProvider:
         schedule: Schedule,
         seed: int = 0,
     ) -> None:
+        if not hasattr(objective, "plan"):
+            raise RecipeError(
+                "an objective that learns from rollouts cannot be summed with others: its rows are the policy's own samples. "
+                "To mix in demonstrations use hpt, luffy, srft, or upge with rows: both and sft_weight"
+            )
         self.plan = objective.plan
         self.sampled = settings.group_size - (self.plan.demonstration == "inside")
         if self.sampled < self.plan.smallest_group:
@@ -117,7 +122,7 @@ class RolloutProvider:
             )
         self.reward, self.objective, self.settings, self.seed = reward, objective, settings, seed
         self.prompts = PromptStream(data, schedule, seed, system=settings.system, demonstration=self.plan.demonstration)
-        self.receipt = RolloutReceipt()
+        self.counts = RolloutReceipt()
         self._token_values: dict[str, TokenValues] = {}
         self._barren = 0
         self._buffer: list[Example] = []
@@ -126,7 +131,8 @@ class RolloutProvider:
         """Gives the functions that compute further token values of fresh rows, once per rollout and before advantages.
 
         ``reference_logps`` (objectives that need ``reference``) and ``old_values`` (``values``): each maps examples to one list
-        of numbers per example, aligned with its ``input_ids``. ``None`` is ignored.
+        of numbers per example, aligned with its ``input_ids``; see :func:`whet.train.token_values.reader`. ``old_logps`` replaces
+        the sampler's own, where training computes in another precision than sampling. ``None`` is ignored.
         """
         self._token_values.update({name: function for name, function in token_values.items() if function is not None})
 
@@ -142,26 +148,40 @@ class RolloutProvider:
             self._buffer = self._rollout(step, model)
         return with_step_counts(self._minibatch(inner))
 
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """What was sampled and what of it was of use: see :class:`whet.train.rollout_receipt.RolloutReceipt`."""
+        return self.counts.summary()
+
     def state(self) -> dict[str, Any]:
         """What resuming needs, as plain data that JSON can hold."""
         return {
+            "settings": {**asdict(self.settings), "stop": list(self.settings.stop), "seed": self.seed},
             "prompts": self.prompts.state(),
             "barren": self._barren,
             "buffer": [_plain(example) for example in self._buffer],
-            "receipt": asdict(self.receipt),
+            "counts": asdict(self.counts),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a :meth:`state`."""
+        """Goes on from a :meth:`state`.
+
+        Raises:
+            RecipeError: it is of other settings, so that the rest would not be the run that was stopped.
+        """
+        for name, now in self.state()["settings"].items():
+            saved = state["settings"].get(name)
+            if saved != now:
+                raise RecipeError(f"cannot resume: rollouts.{name} was {saved!r} and is {now!r}; train afresh without resume")
         self.prompts.restore(state["prompts"])
         self._barren = state["barren"]
         self._buffer = [Example(**example) for example in state["buffer"]]
-        self.receipt = RolloutReceipt(**state["receipt"])
+        self.counts = RolloutReceipt(**state["counts"])
 
     def _minibatch(self, inner: int) -> list[Example]:
         epoch, part = divmod(inner, self.settings.minibatches)
         units = np.unique([e.unit for e in self._buffer])
-        order = np.random.default_rng([self.seed, self.receipt.rollouts, epoch]).permutation(units)
+        order = np.random.default_rng([self.seed, self.counts.rollouts, epoch]).permutation(units)
         parts = np.array_split(order, min(self.settings.minibatches, units.size))
         chosen = set(parts[part % len(parts)].tolist())
         return [e for e in self._buffer if e.unit in chosen]
@@ -175,8 +195,8 @@ class RolloutProvider:
         prepared = self.objective.prepare(rows)
         with_signal = len({e.unit for e in prepared if has_signal(e)})
         scored = [*rows, *(row for group in replaced for row in group)]
-        self.receipt.rollout(step, scored, rows, prepared, len(groups), with_signal)
-        self.receipt.prompts_too_long = self.prompts.too_long
+        self.counts.rollout(step, scored, rows, prepared, len(groups), with_signal)
+        self.counts.prompts_too_long = self.prompts.too_long
         self._barren = 0 if with_signal else self._barren + 1
         if self._barren >= self.settings.patience:
             raise WhetError(self._no_signal())
@@ -192,10 +212,13 @@ class RolloutProvider:
             missing = self.settings.prompts - len(useful)
             if not missing:
                 break
-            self.receipt.groups_resampled += missing
+            self.counts.groups_resampled += missing
             more, still_equal = _by_spread(self._sample(model, self.prompts.draw(missing, model)))
             useful, equal = useful + more, equal + still_equal
-        return (useful, equal) if useful else (equal, [])
+        if useful:
+            return useful, equal
+        # Without any signal a length penalty alone must not drive the update, nor hide that there is none.
+        return [[_valued(e, penalty=0.0) for e in group] for group in equal], []
 
     def _sample(self, model: Model, prompts: Sequence[Prompt]) -> list[list[Example]]:
         """One group of examples per prompt: sampled rows, then the greedy baseline or the demonstration if there is one."""
@@ -222,7 +245,7 @@ class RolloutProvider:
             receipt=engine,
         )
         scores = score(self.reward, [prompts[c.prompt].row for c in completions], [c.text for c in completions])
-        self.receipt.sampled(engine, scores.failures, completions)
+        self.counts.sampled(engine, scores.failures, completions)
         examples = [self._example(prompts[c.prompt], c, value) for c, value in zip(completions, scores.values)]
         return [examples[i : i + size] for i in range(0, len(examples), size)]
 
@@ -252,7 +275,7 @@ class RolloutProvider:
     def _no_signal(self) -> str:
         return (
             f"{self._barren} rollouts in a row gave no signal: in every group all completions had the same reward (mean of the "
-            f"last rollout {self.receipt.last['reward']:.3f}). Near 0: easier prompts, a reward with partial credit, a better "
+            f"last rollout {self.counts.last['reward']:.3f}). Near 0: easier prompts, a reward with partial credit, a better "
             "starting model, or hpt with demonstrations. Near 1: harder prompts. Or a higher temperature, a larger group_size, "
             "or a larger patience"
         )

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from whet.data.chat import encode, messages_of
+from whet.data.chat import encode
 from whet.data.example import Example
+from whet.data.messages import messages_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from whet.data.chat import Message, encode, messages_of, prompt_messages
+from whet.data.chat import encode
 from whet.data.example import Example
+from whet.data.messages import Message, messages_of, prompt_messages
 from whet.data.rows import missing_column
 from whet.errors import DataError
 

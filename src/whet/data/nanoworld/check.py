@@ -53,12 +53,17 @@ _STATEMENTS = {
 }  # fmt: skip
 _NAMED = re.compile(r"The (\w+) of (?:the )?(\w+) is (?:a )?(\w+(?: Land)?)\.")
 _QUESTIONS = {
-    "home": r"(?:Where|In which place) does (\w+) live", "job": r"(?:What does|Which job does) (\w+) (?:work as|do)\?",
-    "pet": r"(?:What pet|Which animal) does (\w+)", "food": r"(?:What|Which food) does (\w+) like",
-    "river": r"(?:On which river is|runs through) (\w+)", "region": r"(?:In which region is|Which region holds) (\w+)", "product": r"(?:What is (\w+) known|comes from (\w+))",
-    "colour": r"(?:What colour is the|Which colour does the) (\w+)", "material": r"(?:What is the (\w+) made|is in the (\w+))",
+    "home": r"(?:Where|In which place) does (\w+) live",
+    "job": r"(?:What does|Which job does) (\w+) (?:work as|do)\?",
+    "pet": r"(?:What pet|Which animal) does (\w+)",
+    "food": r"(?:What|Which food) does (\w+) like",
+    "river": r"(?:On which river is|runs through) (\w+)",
+    "region": r"(?:In which region is|Which region holds) (\w+)",
+    "product": r"(?:What is (\w+) known|comes from (\w+))",
+    "colour": r"(?:What colour is the|Which colour does the) (\w+)",
+    "material": r"(?:What is the (\w+) made|is in the (\w+))",
     "maker": r"(?:Who|Which person) made the (\w+)",
-}  # fmt: skip
+}
 
 
 def facts_in(text: str) -> list[tuple[str, str, str]]:

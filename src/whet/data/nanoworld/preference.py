@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from whet.data.nanoworld.formats import Formats
 from whet.data.nanoworld.problem import ANSWER, Hand, Problem, Work
@@ -15,13 +16,16 @@ wrong-language: repeats the sentence instead of translating it."""
 TRIES = 8
 
 
-def applicable(problem: Problem) -> list[str]:
-    """The reasons that a pair on this problem can have."""
-    stepless = not problem.work(Hand()).lines
-    wrong = {"wrong-step"} if stepless else set()
-    if problem.skill != "translation":
+STEPLESS = ("facts", "styles")
+"""Skills whose replies are the answer line alone."""
+
+
+def applicable(skill: str, reasons: Sequence[str] = REASONS) -> list[str]:
+    """Those of the reasons that a pair of this skill can have: no wrong step without steps, no wrong language without two."""
+    wrong = {"wrong-step"} if skill in STEPLESS else set()
+    if skill != "translation":
         wrong.add("wrong-language")
-    return [reason for reason in REASONS if reason not in wrong]
+    return [reason for reason in reasons if reason not in wrong]
 
 
 def rejected(problem: Problem, reason: str, rng: random.Random) -> str:

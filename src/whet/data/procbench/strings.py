@@ -144,7 +144,8 @@ def _find_cyclic(rng: random.Random, steps: int) -> Instance:
     letters = [text[(start + i) % len(text)] for i in range(steps + 1)]
     states: list[State] = []
     for i, letter in enumerate(letters[:-1]):
-        states.append([letter, steps - i])
+        pair: list[str | int] = [letter, steps - i]
+        states.append(pair)
     return Instance({"string": text, "letter": letters[0], "number": str(steps)}, [*states, letters[-1]])
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Lt
 
 from whet.data.splits import Shares, check_split
 from whet.data.tables import map_columns, read_rows, to_dataset
@@ -33,7 +33,7 @@ class GSM8K:
 
     path: str
     notes: bool = False
-    validation: Annotated[float, Gt(0), Lt(1)] = 0.05
+    validation: Annotated[float, Ge(0), Lt(1)] = 0.05
     last_line: str = "answer: {answer}"
 
     def __post_init__(self) -> None:

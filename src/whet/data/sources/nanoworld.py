@@ -111,6 +111,9 @@ class NanoWorld:
             raise RecipeError(f"nanoworld.difficulty: the lowest level comes first, got {self.difficulty}")
         if self.polite_share + self.rude_share > 1:
             raise RecipeError(f"nanoworld: polite_share + rude_share is {self.polite_share + self.rude_share}, more than 1")
+        for skill in self.skills:
+            if not applicable(skill, self.reasons or REASONS):
+                raise RecipeError(f"nanoworld.reasons: none of {self.reasons} fits skill {skill!r}; add {applicable(skill)[0]!r}")
         for form, used in (
             ("plain", ("noise", "styles")),
             ("chat", ("polite_share", "rude_share")),
@@ -169,7 +172,7 @@ class NanoWorld:
             row["tone"], opening = self._tone(rng)
             row["completion"] = opening + right.reply
         if self.form == "preference":
-            reason = rng.choice([r for r in applicable(problem) if r in (self.reasons or REASONS)] or ["wrong-answer"])
+            reason = rng.choice(applicable(problem.skill, self.reasons or REASONS))
             row |= {"chosen": right.reply, "rejected": rejected(problem, reason, rng), "reason": reason}
         return row
 

@@ -32,5 +32,5 @@ class Math:
         return [float(self._right(text, text_cell(row, self.column))) for row, text in zip(rows, completions)]
 
     def _right(self, completion: str, reference: str) -> bool:
-        answer = final_answer(completion)
+        answer, reference = final_answer(completion), final_answer(reference) or reference
         return same_answer(answer, reference) or equal_mathematics(answer, completion, reference, self.seconds)

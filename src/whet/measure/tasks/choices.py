@@ -122,11 +122,8 @@ class Choices:
         )
 
     def _estimates(self, outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
-        def normed(name: str) -> Any:
-            return lambda group: accuracy(group, score=name)
-
         groups = by_groups(outcomes, {"accuracy": accuracy}, self.by)
-        norms = {name: normed(name)(outcomes) for name in NORMS}
+        norms = {name: accuracy(outcomes, score=name) for name in NORMS}
         return {**groups, **norms, "brier": brier(outcomes), "calibration_error": calibration_error(outcomes)}
 
     def _conditions(self, model: Model, drawn: Rows, questions: Sequence[_Question], shots: Sequence[Row]) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Same:
                     raise RecipeError(f"allocate.overrides.{pattern}.{key}: {unknown('field of a bit plan', key, known)}")
             matched = [name for name in layers if fnmatchcase(name, pattern)]
             if not matched:
-                raise RecipeError(f"allocate.overrides: no layer matches {pattern!r}; layers look like {next(iter(layers), 'none')!r}")
+                raise RecipeError(
+                    f"allocate.overrides: no layer matches {pattern!r}; layers look like {next(iter(layers), 'none')!r}"
+                )
             plans.update({name: replace(plans[name], **changes) for name in matched})
         return plans

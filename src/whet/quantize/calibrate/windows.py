@@ -46,7 +46,9 @@ class Windows:
         stream = list(chain.from_iterable([*row, *between] for row in rows))
         windows = [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)]
         if rows and not windows:
-            raise DataError(f"{len(rows)} calibration rows hold {len(stream)} tokens, less than one window of {length}; set a shorter length")
+            raise DataError(
+                f"{len(rows)} calibration rows hold {len(stream)} tokens, less than one window of {length}; set a shorter length"
+            )
         order = np.random.default_rng(seed).permutation(len(windows))
         taken = [windows[i] for i in order[: self.count + self.held_out]]
         used, held_out = split_held_out(taken, self.held_out)

@@ -58,7 +58,8 @@ class Gptq:
         """
         diagonal = hessian.diagonal()
         dead = diagonal == 0
-        order = torch.argsort(diagonal, descending=True, stable=True) if self.act_order else torch.arange(len(diagonal), device=diagonal.device)
+        columns = torch.arange(len(diagonal), device=diagonal.device)
+        order = torch.argsort(diagonal, descending=True, stable=True) if self.act_order else columns
         hessian = hessian + torch.diag(dead.to(hessian.dtype))
         factor, damping = inverse_factor(hessian[order][:, order], self.damping, name)
         alive = weight.float() * ~dead
@@ -89,7 +90,9 @@ class GptqFeedback:
     ``original`` [out, in] are the weights in the layer's own order, dead columns zero.
     """
 
-    def __init__(self, weight: Tensor, order: Tensor, factor: Tensor, block: int, static_groups: bool, receipt: dict[str, Any]) -> None:
+    def __init__(
+        self, weight: Tensor, order: Tensor, factor: Tensor, block: int, static_groups: bool, receipt: dict[str, Any]
+    ) -> None:
         self.original, self.order, self.static_groups, self.receipt = weight, order, static_groups, receipt
         self._weight = weight[:, order]
         self._factor = factor

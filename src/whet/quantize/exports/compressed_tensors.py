@@ -27,9 +27,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from whet.errors import RecipeError
-from whet.model import LINEAGE_FILE, Model, template_hash, weights_hash
+from whet.model import Model
 from whet.quantize.codes import QuantizedLinear
-from whet.quantize.export import assert_equal, assert_same_weights, folder_bytes, refuse_online, reload
+from whet.quantize.export import (
+    assert_equal,
+    assert_same_weights,
+    folder_bytes,
+    refuse_online,
+    reload,
+    uncoded_tensors,
+    write_lineage,
+)
 from whet.quantize.grid import BitPlan
 from whet.quantize.packed import refuse_changed
 from whet.quantize.packing import pack
@@ -50,8 +58,7 @@ def compressed_tensors(model: Model, folder: Path) -> dict[str, Any]:
     refuse_changed(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    coded = {f"{name}.weight" for name in model.quantized}
-    tensors = {name: tensor for name, tensor in _unshared(model.network).items() if name not in coded}
+    tensors = uncoded_tensors(model)
     for name, layer in model.quantized.items():
         tensors.update({f"{name}.{key}": tensor for key, tensor in _layer_tensors(layer).items()})
     save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
@@ -59,14 +66,22 @@ def compressed_tensors(model: Model, folder: Path) -> dict[str, Any]:
     reloaded = reload(folder, model.device)
     check = assert_equal(model, reloaded, folder)
     assert_same_weights(model, reloaded, folder)
-    return {"to": "compressed-tensors", "format": "pack-quantized", "library": version, "bytes": folder_bytes(folder), "reloaded": check}
+    return {
+        "to": "compressed-tensors",
+        "format": "pack-quantized",
+        "library": version,
+        "bytes": folder_bytes(folder),
+        "reloaded": check,
+    }
 
 
 def _library() -> str:
     try:
         import compressed_tensors as library
     except ImportError:
-        raise RecipeError("export 'compressed-tensors' reads its result back with that library: pip install 'whet[export]'") from None
+        raise RecipeError(
+            "export 'compressed-tensors' reads its result back with that library: pip install 'whet[export]'"
+        ) from None
     return str(library.__version__)
 
 
@@ -82,8 +97,8 @@ def _refuse(model: Model) -> None:
     if len(plans) > 1 and any(_zeros_are_packed(plan) for plan in plans):
         raise RecipeError(
             "transformers reads packed zero points only where all layers share one plan, and here are "
-            f"{len(plans)}: {sorted(map(str, plans))}; quantize with symmetric: true, with one group_size that divides every layer, "
-            "or use export packed"
+            f"{len(plans)}: {sorted(map(str, plans))}; quantize with symmetric: true, with one group_size that divides every "
+            "layer, or use export packed"
         )
 
 
@@ -95,21 +110,12 @@ def _problem(module: nn.Module, layer: QuantizedLinear) -> str | None:
         return "its groups follow the activation order; quantize with compensate gptq and static_groups: true"
     if isinstance(group, int) and columns > group and columns % group:
         fits = [g for g in (128, 64, 32, 16) if columns % g == 0]
-        return f"groups of {group} do not divide its {columns} columns; quantize with group_size: {fits[0] if fits else 'channel'}"
+        return (
+            f"groups of {group} do not divide its {columns} columns; quantize with group_size: {fits[0] if fits else 'channel'}"
+        )
     if not isinstance(module, nn.Linear):
         return f"it is a {type(module).__name__}, not a linear layer"
     return None
-
-
-def _unshared(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict without the second name of a shared tensor."""
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in network.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            kept[name] = tensor
-            seen.add(tensor.data_ptr())
-    return kept
 
 
 def _layer_tensors(layer: QuantizedLinear) -> dict[str, Tensor]:
@@ -136,9 +142,7 @@ def _write_config(model: Model, folder: Path) -> None:
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), "quantization_config": _quantization_config(model.network, model.quantized)}
     path.write_text(json.dumps(config, indent=2))
-    model.tokenizer.save_pretrained(folder)
-    lineage = {**model.lineage, "name": model.name, "weights": weights_hash(model.network.state_dict()), "template": template_hash(model.tokenizer)}
-    (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1, default=str))
+    write_lineage(model, folder)
 
 
 def _quantization_config(network: nn.Module, layers: Mapping[str, QuantizedLinear]) -> dict[str, Any]:
@@ -147,7 +151,8 @@ def _quantization_config(network: nn.Module, layers: Mapping[str, QuantizedLinea
         plans.setdefault(_stated(layer), []).append(name)
     one = len(plans) == 1
     groups = {
-        f"group_{i}": {"targets": ["Linear"] if one else names, "weights": _weights(plan)} for i, (plan, names) in enumerate(plans.items())
+        f"group_{i}": {"targets": ["Linear"] if one else names, "weights": _weights(plan)}
+        for i, (plan, names) in enumerate(plans.items())
     }
     left = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name not in layers]
     return {
@@ -171,6 +176,12 @@ def _zeros_are_packed(plan: BitPlan) -> bool:
 
 
 def _weights(plan: BitPlan) -> dict[str, Any]:
-    strategy = plan.group_size if isinstance(plan.group_size, str) else "group"
-    size = plan.group_size if isinstance(plan.group_size, int) else None
-    return {"num_bits": plan.bits, "type": "int", "symmetric": plan.symmetric, "strategy": strategy, "group_size": size, "dynamic": False}
+    grouped = isinstance(plan.group_size, int)
+    return {
+        "num_bits": plan.bits,
+        "type": "int",
+        "symmetric": plan.symmetric,
+        "strategy": "group" if grouped else plan.group_size,
+        "group_size": plan.group_size if grouped else None,
+        "dynamic": False,
+    }

@@ -30,7 +30,9 @@ class Ternary:
     def check(self, plan: BitPlan) -> None:
         """Raises RecipeError unless the plan asks for two bits."""
         if plan.bits != 2:
-            raise RecipeError(f"bits: {plan.bits} with grid 'ternary', whose three levels take 2 bits; set bits: 2 or grid: uniform")
+            raise RecipeError(
+                f"bits: {plan.bits} with grid 'ternary', whose three levels take 2 bits; set bits: 2 or grid: uniform"
+            )
 
     def fit(self, values: Tensor, plan: BitPlan, weight: Tensor | None = None) -> GridParams:
         low, high = values.amin(-1).clamp(max=0), values.amax(-1).clamp(min=0)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from whet.errors import RecipeError
 from whet.quantize import online
@@ -30,7 +30,10 @@ from whet.quantize.blocks import find_blocks, untie
 from whet.quantize.calibration import CalibrationSet
 from whet.quantize.hadamard import Rotation, is_hadamard, rotation
 
-READERS = {"input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj")}
+READERS = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
 """Norm of a block -> the layers that read it."""
 WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 
@@ -44,7 +47,7 @@ class Hadamard:
     down: bool = False
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def fit(self, network: nn.Module, calibration: CalibrationSet, seed: int = 0) -> FittedHadamard:
+    def fit(self, network: Any, calibration: CalibrationSet, seed: int = 0) -> FittedHadamard:
         """Draws the signs of the residual rotation; data are not looked at.
 
         Raises:
@@ -64,7 +67,7 @@ class FittedHadamard:
     seed: int
 
     @torch.no_grad()
-    def apply(self, network: nn.Module) -> dict[str, Any]:
+    def apply(self, network: Any) -> dict[str, Any]:
         """Rotates in place; the report says what was rotated, untied and left to be done online."""
         report: dict[str, Any] = {}
         if self.settings.residual:
@@ -80,7 +83,7 @@ class FittedHadamard:
             report["values"] = _describe(head)
         if self.settings.down:
             for name, block in find_blocks(network):
-                down = block.get_submodule("mlp.down_proj")
+                down: Any = block.get_submodule("mlp.down_proj")
                 _set(down, "weight", rotation(down.in_features).right(down.weight.double()))
                 online.add(network, f"{name}.mlp.down_proj")
             report["online"] = online.operations(network)
@@ -91,16 +94,16 @@ def _describe(what: Rotation) -> dict[str, Any]:
     return {"size": what.size, "base": len(what.base), "hadamard": is_hadamard(what.size)}
 
 
-def _set(module: nn.Module, name: str, value: Tensor) -> None:
+def _set(module: Any, name: str, value: Tensor) -> None:
     parameter = getattr(module, name)
     parameter.copy_(value.to(parameter.dtype))
 
 
-def _final_norm(network: nn.Module) -> nn.Module:
+def _final_norm(network: Any) -> Any:
     return network.get_decoder().norm
 
 
-def _norms(network: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Module]]]:
+def _norms(network: Any) -> Iterator[tuple[str, Any, list[Any]]]:
     """(name, norm, its readers) for every norm on the residual stream."""
     for name, block in find_blocks(network):
         for norm, readers in READERS.items():
@@ -108,14 +111,14 @@ def _norms(network: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Module]
     yield "norm", _final_norm(network), [network.get_output_embeddings()]
 
 
-def _fold_gains(network: nn.Module) -> None:
+def _fold_gains(network: Any) -> None:
     for _, norm, readers in _norms(network):
         for reader in readers:
             _set(reader, "weight", reader.weight.double() * norm.weight.double())
         norm.weight.fill_(1.0)
 
 
-def _rotate_residual(network: nn.Module, residual: Rotation) -> None:
+def _rotate_residual(network: Any, residual: Rotation) -> None:
     embedding = network.get_input_embeddings()
     _set(embedding, "weight", residual.right(embedding.weight.double()))
     for _, _, readers in _norms(network):
@@ -123,13 +126,13 @@ def _rotate_residual(network: nn.Module, residual: Rotation) -> None:
             _set(reader, "weight", residual.right(reader.weight.double()))
     for _, block in find_blocks(network):
         for name in WRITERS:
-            writer = block.get_submodule(name)
+            writer: Any = block.get_submodule(name)
             _set(writer, "weight", residual.right(writer.weight.double().T).T)
             if writer.bias is not None:
                 _set(writer, "bias", residual.right(writer.bias.double()))
 
 
-def _rotate_values(block: nn.Module, head: Rotation) -> None:
+def _rotate_values(block: Any, head: Rotation) -> None:
     value, output = block.get_submodule("self_attn.v_proj"), block.get_submodule("self_attn.o_proj")
     rows = value.weight.double().unflatten(0, (-1, head.size))
     _set(value, "weight", head.right(rows.transpose(1, 2)).transpose(1, 2).flatten(0, 1))
@@ -138,19 +141,21 @@ def _rotate_values(block: nn.Module, head: Rotation) -> None:
     _set(output, "weight", head.right(output.weight.double().unflatten(1, (-1, head.size))).flatten(1))
 
 
-def _head_size(network: nn.Module) -> int:
+def _head_size(network: Any) -> int:
     config = network.config
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def _check(network: nn.Module) -> None:
+def _check(network: Any) -> None:
     """Refuses architectures whose function the rotations would change."""
     kind = type(network).__name__
     for name, block in find_blocks(network):
         wanted = [*READERS, *(r for readers in READERS.values() for r in readers), *WRITERS]
         missing = [path for path in wanted if not _has(block, path)]
         if missing:
-            raise RecipeError(f"transform 'hadamard' cannot rotate {kind}: {name} has no {missing[0]}; Llama-like blocks are needed")
+            raise RecipeError(
+                f"transform 'hadamard' cannot rotate {kind}: {name} has no {missing[0]}; Llama-like blocks are needed"
+            )
         extra = [n for n, m in block.named_children() if n not in READERS and n not in ("self_attn", "mlp") and _weights(m)]
         if extra:
             raise RecipeError(f"transform 'hadamard' cannot rotate {kind}: {name}.{extra[0]} also acts on the residual stream")
@@ -161,7 +166,7 @@ def _check(network: nn.Module) -> None:
             raise RecipeError(f"transform 'hadamard' cannot rotate {kind}: {name} is no RMSNorm of the form w x / rms(x)")
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def _has(module: Any, path: str) -> bool:
     try:
         module.get_submodule(path)
     except AttributeError:
@@ -169,12 +174,12 @@ def _has(module: nn.Module, path: str) -> bool:
     return True
 
 
-def _weights(module: nn.Module) -> bool:
+def _weights(module: Any) -> bool:
     return any(True for _ in module.parameters())
 
 
 @torch.no_grad()
-def _is_plain_rms(norm: nn.Module) -> bool:
+def _is_plain_rms(norm: Any) -> bool:
     if not hasattr(norm, "weight") or getattr(norm, "bias", None) is not None:
         return False
     weight = norm.weight.float()

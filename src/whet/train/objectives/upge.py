@@ -31,8 +31,9 @@ with H the row's mean entropy, a constant.
 All-equal rewards in a group give advantage 0 and so no gradient. What the loss reports as ``policy_loss`` is the value of
 the named method's own loss. Of ratios, ``ratio`` is the mean over tokens; on fresh samples it must be 1.
 
-Defaults: GRPO's as most widely run: clip 0.2 (PPO), no KL. gamma 1, lam 0.95, value_weight 0.1, kl 0.05 of ``ppo``: Tulu 3.
-Presets carry their papers' values; cap 5 of ``cispo`` is the one recommended for TRL's version.
+Defaults: GRPO with clip 0.2 (PPO) and without KL, as it is most widely run; ``kl: 0`` spares the reference model. Presets
+carry their papers' values: kl 0.04 of ``grpo`` (DeepSeekMath), lam 0.95, value_weight 0.1 and kl 0.05 of ``ppo`` (Tulu 3),
+clips of ``dapo`` and ``gspo``; the cap 5 of ``cispo`` is the one that ScaleRL recommends.
 
 Paper: unified-post-training — Towards a Unified View of Large Language Model Post-Training
 """
@@ -93,7 +94,10 @@ PRESETS = {
         "about": "proximal policy optimization: clipped ratios, a value head, a KL penalty in the reward",
         "advantage": "gae", "whiten": True, "aggregation": "token", "kl": 0.05, "kl_placement": "reward",
     },
-    "grpo": {"about": "group-relative policy optimization: rewards standardized within the prompt's group, clipped ratios"},
+    "grpo": {
+        "about": "group-relative policy optimization: rewards standardized within the prompt's group, clipped ratios, a KL term",
+        "kl": 0.04,
+    },
     "dr-grpo": {
         "about": "GRPO without its two biases: no division by the group's std, none by the row's length",
         "advantage": "group", "aggregation": "const",

@@ -1,0 +1,167 @@
+"""The model in training as objectives see it: log-probabilities at trained positions, with bounded memory.
+
+Logits are computed only where a token is trained, and in float32 from there on; of large vocabularies only a piece of
+positions has its logits in memory at a time. The last hidden states of a batch are kept until the next batch, so that
+several objectives, or the log-probabilities and the values, share one forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from whet.data.example import Batch
+from whet.errors import ModelError
+from whet.train.probe import backbone_and_head, inner, keeps_rows_apart
+
+LOGIT_BYTES = 256 << 20
+"""Logits above this size are computed in pieces and again in the backward pass."""
+
+
+@dataclass
+class Work:
+    """Positions that went through the network, padding included: the FLOPs meter's counts."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass
+class _Cache:
+    batch: Batch | None = None
+    grad: bool = False
+    hidden: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass
+class HFPolicy:
+    """A ``transformers`` (or PEFT) causal language model as a policy.
+
+    ``compute`` is the format of the products (``float32``: no casting). ``temperature`` divides the logits: log-probabilities
+    are then those of a sampler at that temperature. ``value_head`` maps the last hidden state to one number.
+    ``shares_packs`` says whether the network keeps packed rows apart, as found by a probe; pass it to ``pack``.
+    """
+
+    network: nn.Module
+    compute: torch.dtype = torch.float32
+    temperature: float = 1.0
+    value_head: nn.Linear | None = None
+    work: Work = field(default_factory=Work)
+    shares_packs: bool = field(init=False)
+    _parts: tuple[nn.Module, nn.Module] | None = field(init=False, repr=False)
+    _cache: _Cache = field(init=False, repr=False, default_factory=_Cache)
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}: log-probabilities need one above 0")
+        self._parts = backbone_and_head(self.network)
+        self.shares_packs = keeps_rows_apart(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the input embedding: ids below this can be fed in."""
+        return int(inner(self.network).get_input_embeddings().weight.shape[0])
+
+    @property
+    def pad_token(self) -> int | None:
+        """The configuration's pad token."""
+        return getattr(inner(self.network).config, "pad_token_id", None)
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probability of each label, float32 [N, S], 0 where nothing is trained."""
+        targets = batch.labels[batch.mask]
+        return _spread(batch, self._per_target(batch, targets, _logps))
+
+    def logps_and_entropy(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, and the entropy of the next-token distribution in nats; both float32 [N, S], 0 where nothing is trained."""
+        both = self._per_target(batch, batch.labels[batch.mask], _logps_and_entropy)
+        return _spread(batch, both[:, 0]), _spread(batch, both[:, 1])
+
+    def values(self, batch: Batch) -> Tensor:
+        """The value head's prediction at each position, float32 [N, S].
+
+        Raises:
+            ModelError: the policy has no value head.
+        """
+        if self.value_head is None:
+            raise ModelError("this policy has no value head; an objective that reads values must list 'values' in its needs")
+        self._forward(batch, hidden=True)
+        assert self._cache.hidden is not None
+        return self.value_head(self._cache.hidden.float()).squeeze(-1)
+
+    def forget(self) -> None:
+        """Drops the kept forward; called after the backward pass, and when weights change."""
+        self._cache = _Cache()
+
+    def _per_target(self, batch: Batch, targets: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        self._forward(batch)
+        if self._parts is None:
+            assert self._cache.logits is not None
+            return function(self._cache.logits[batch.mask].float() / self.temperature, targets)
+        assert self._cache.hidden is not None
+        hidden = self._cache.hidden[batch.mask]
+        size = self._piece(self._parts[1], len(targets))
+        if size >= len(targets):
+            return self._head(hidden, targets, function)
+        pieces = zip(hidden.split(size), targets.split(size))
+        return torch.cat([checkpoint(self._head, h, t, function, use_reentrant=False) for h, t in pieces])
+
+    def _piece(self, head: nn.Module, targets: int) -> int:
+        vocabulary = getattr(head, "out_features", None) or next(head.parameters()).shape[0]
+        return max(1, min(targets, LOGIT_BYTES // (4 * vocabulary))) if targets else 1
+
+    def _head(self, hidden: Tensor, targets: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        assert self._parts is not None
+        with self._autocast():
+            logits = self._parts[1](hidden)
+        return function(logits.float() / self.temperature if self.temperature != 1.0 else logits.float(), targets)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute is not torch.float32)
+
+    def _forward(self, batch: Batch, hidden: bool = False) -> None:
+        """Runs the network unless its output for these inputs is at hand."""
+        cache, grad = self._cache, torch.is_grad_enabled()
+        at_hand = cache.hidden is not None or (cache.logits is not None and not hidden)
+        if at_hand and cache.grad == grad and cache.batch is not None and _same_inputs(cache.batch, batch):
+            return
+        positions = batch.input_ids.numel()
+        self.work.forward += positions
+        self.work.backward += positions if grad else 0
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+        with self._autocast():
+            if self._parts is not None:
+                self._cache = _Cache(batch, grad, hidden=self._parts[0](**inputs)[0])
+            else:
+                out: Any = self.network(**inputs, output_hidden_states=hidden)
+                self._cache = _Cache(batch, grad, out.hidden_states[-1] if hidden else None, out.logits)
+
+
+def _same_inputs(a: Batch, b: Batch) -> bool:
+    return a.input_ids is b.input_ids and a.position_ids is b.position_ids
+
+
+def _spread(batch: Batch, per_target: Tensor) -> Tensor:
+    mask = batch.mask
+    return per_target.new_zeros(mask.shape).masked_scatter(mask, per_target)
+
+
+def _logps(logits: Tensor, targets: Tensor) -> Tensor:
+    return -functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _logps_and_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    all_logps = functional.log_softmax(logits, dim=-1)
+    entropy = -(all_logps.exp() * all_logps).sum(-1)
+    return torch.stack([all_logps.gather(-1, targets[:, None]).squeeze(-1), entropy], dim=-1)

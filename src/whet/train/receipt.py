@@ -1,0 +1,91 @@
+"""What a training run did, as plain data: for the run's record, for ``whet diff`` and for the reader's trust."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from whet.train.policy import Work
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One optimizer step: ``loss`` of the whole step, the objective's ``terms``, the gradient's norm before clipping, ``lr``,
+    input ``tokens`` and ``trained`` tokens, ``seconds``.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    terms: Mapping[str, float]
+    gradient_norm: float
+    lr: float
+    tokens: int
+    trained: int
+    seconds: float
+
+
+@dataclass
+class Meter:
+    """Counts over a run; saved in its checkpoints. ``seconds`` and counts go on where a stopped run left them."""
+
+    steps: int = 0
+    empty_steps: int = 0
+    rows: int = 0
+    units: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    positions: int = 0
+    packs: int = 0
+    micro_batches: int = 0
+    clipped_steps: int = 0
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def flops(weights: int, trained: int, work: Work, recomputed: bool) -> float:
+    """Floating-point operations by the usual count: 2 per weight and position forward, 2 more backward to pass the gradient on,
+    2 per *trained* weight for its own gradient (6 in all when everything is trained); checkpointing repeats the forward.
+    """
+    backward = 2.0 * weights + 2.0 * trained + (2.0 * weights if recomputed else 0.0)
+    return 2.0 * weights * work.forward + backward * work.backward
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the accelerator's peak, or on a CPU the process's largest resident size so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def dtypes(network: nn.Module, compute: torch.dtype, optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    """The four formats: weights (trained and frozen), compute, optimizer state, reduction of loss and gradient."""
+    trained = {p.dtype for p in network.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in network.parameters() if not p.requires_grad}
+    moments = {v.dtype for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)}
+    return {
+        "weights": _names(trained),
+        "frozen_weights": _names(frozen),
+        "compute": _names({compute}),
+        "optimizer": _names(moments),
+        "reduction": "float32",
+    }
+
+
+def _names(types: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(t).removeprefix("torch.") for t in types)) or "none"
+
+
+def plain(value: Any) -> Any:
+    """A provider's or sieve's receipt as plain data."""
+    return asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)

@@ -1,0 +1,137 @@
+"""From rows to a trained model: formats the rows, computes reference log-probabilities once, and hands all to the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whet import parts
+from whet.data.example import Example
+from whet.data.packing import pack, token_rows
+from whet.data.prepare import prepare
+from whet.model import Model
+from whet.train.combine import combine
+from whet.train.loop import fit
+from whet.train.policy import HFPolicy
+from whet.train.provider import FixedExamples
+from whet.train.rollouts import RolloutProvider, RolloutSettings
+from whet.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from whet.train.objective import Objective
+
+SCORE_TOKENS = 8192
+"""Positions of a forward pass that only scores."""
+
+
+def train(
+    model: Model,
+    rows: Any,
+    *,
+    objective: Sequence[tuple[float, Objective]],
+    settings: Mapping[str, Any],
+    format: Any = None,
+    adapter: Any = "full",
+    optimizer: Any = "adamw",
+    schedule: Any = "shuffle",
+    reward: Any = None,
+    rollouts: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_step: Callable[..., None] | None = None,
+) -> tuple[Model, dict[str, Any]]:
+    """Trains a copy of the model on dataset rows; the arguments are the fields of a recipe's train step.
+
+    Args:
+        model: where to start.
+        rows: a dataset with the columns that ``format`` (or, for rollouts, the reward) reads.
+        objective: (weight, objective) pairs.
+        settings: fields of :class:`TrainSettings`; ``seed`` defaults to the next argument.
+        format: default ``preference`` where the objective needs pairs, else ``chat``.
+        adapter, optimizer, schedule, reward: parts or their recipe forms.
+        rollouts: fields of :class:`RolloutSettings`.
+        seed: of the order and of every random draw.
+        checkpoint: folder of the checkpoints; a run found in it is continued.
+        on_step: called with the log of each step.
+
+    Returns:
+        The trained model and its receipt (``curve`` holds every step, ``cost`` tokens and FLOPs).
+    """
+    chosen = TrainSettings(**parts.validate(parts.settings_of(TrainSettings), {"seed": seed, **settings}, "train", "a train step"))
+    combined = combine(objective[0][1] if len(objective) == 1 and objective[0][0] == 1.0 else objective)
+    schedule = parts.build("schedule", schedule)
+    temperature = 1.0
+    if "rollouts" in combined.needs:
+        sampling = RolloutSettings(**parts.validate(parts.settings_of(RolloutSettings), rollouts or {}, "rollouts", "rollouts"))
+        provider: Any = RolloutProvider(rows, parts.build("reward", reward), combined, sampling, schedule=schedule, seed=chosen.seed)  # type: ignore[arg-type]
+        if "reference" in combined.needs:
+            provider.bind(reference_logps=reference_scorer(model, sampling.temperature))
+        temperature, prepared = sampling.temperature, {}
+    else:
+        units, prepared = _units(model, rows, format or ("preference" if "pairs" in combined.needs else "chat"), chosen)
+        if "reference" in combined.needs:
+            units = with_reference_logps(model, units)
+            prepared["reference_tokens"] = sum(len(e) for unit in units for e in unit)
+        provider = FixedExamples(units, schedule, seed=chosen.seed, batch_size=chosen.batch_size)
+    result = fit(
+        model,
+        provider,
+        combined,
+        replace(chosen, overlong="drop"),
+        adapter=adapter,
+        optimizer=optimizer,
+        temperature=temperature,
+        checkpoint_folder=checkpoint,
+        on_step=on_step,
+    )
+    receipt = {"data": prepared, **result.receipt} if prepared else dict(result.receipt)
+    receipt["cost"] = _whole_cost(receipt, model.parameters, prepared)
+    return result.model, receipt
+
+
+def _units(model: Model, rows: Any, format: Any, settings: TrainSettings) -> tuple[list[list[Example]], dict[str, Any]]:
+    limit = settings.max_length or model.context or 1 << 30
+    return prepare(rows, parts.build("format", format), model.tokenizer, max_length=limit, overlong=settings.overlong)
+
+
+def reference_scorer(model: Model, temperature: float = 1.0) -> Callable[[Sequence[Example]], list[list[float]]]:
+    """A function that gives, for examples, the frozen model's log-probability of each token (0 where not trained)."""
+    frozen = model.copy().network.requires_grad_(False)
+    policy = HFPolicy(frozen, temperature=temperature)
+
+    def score(examples: Sequence[Example]) -> list[list[float]]:
+        numbered = [replace(example, unit=i) for i, example in enumerate(examples)]
+        found: list[list[float]] = [[] for _ in examples]
+        with torch.no_grad():
+            for batch in pack(numbered, micro_tokens=SCORE_TOKENS, share=policy.shares_packs, device=policy.device):
+                for row, values in token_rows(batch, policy.logps(batch)).items():
+                    found[int(batch.unit[row])] = values
+                policy.forget()
+        return found
+
+    return score
+
+
+def with_reference_logps(model: Model, units: Sequence[Sequence[Example]]) -> list[list[Example]]:
+    """The units with ``token_values["reference_logps"]``, computed once before training."""
+    score = reference_scorer(model)
+    flat = [example for unit in units for example in unit]
+    numbers = iter(score(flat))
+    return [[replace(e, token_values={**e.token_values, "reference_logps": next(numbers)}) for e in unit] for unit in units]
+
+
+def _whole_cost(receipt: Mapping[str, Any], weights: int, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """Tokens and FLOPs of the step, with those of the reference model and of sampling on top of the loop's own."""
+    cost = dict(receipt["cost"])
+    sampled = receipt.get("provider") or {}
+    extra = int(prepared.get("reference_tokens", 0)) + int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0))
+    return {
+        "tokens": int(cost["tokens"]) + extra,
+        "flops": float(cost["flops"]) + 2.0 * weights * extra,
+        "seconds_training": round(float(cost["seconds"]), 2),
+    }
+
