@@ -1,8 +1,9 @@
 """Lays the examples of one optimizer step out as micro-batches, exactly.
 
-Examples are sorted by length, so that the packs of a micro-batch start with rows about as long as its longest; what is left
-of a pack is filled with shorter rows (first fit, decreasing). Each row keeps its own positions, starting at 0, and nothing is cut: what a step's
-loss and gradient are does not depend on ``micro_tokens``. Ties are broken by order, so the layout is deterministic.
+Examples are sorted by length, so that the packs of a micro-batch start with rows about as long as its longest; what is
+left of a pack is filled with shorter rows (first fit, decreasing). Each row keeps its own positions, starting at 0, and
+nothing is cut: what a step's loss and gradient are does not depend on ``micro_tokens``. Ties are broken by order, so the
+layout is deterministic.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def pack(
     examples: Sequence[Example],
     *,
     totals: Totals | None = None,
-    micro_tokens: int = 4096,
+    micro_tokens: int = 2048,
+    width: int | None = None,
     share: bool = True,
     step: int = 0,
     steps: int = 1,
@@ -70,6 +72,7 @@ def pack(
         examples: in any order; those with the same ``unit`` stay in one micro-batch, in their order.
         totals: counts over the whole step; default: of these examples.
         micro_tokens: positions (N x S, padding included) of a micro-batch; a unit that alone is larger gets its own.
+        width: positions S of every pack; default: of each micro-batch, its longest row.
         share: whether rows may share a pack; ``False`` for networks that cannot keep packed rows apart.
         step, steps, seed: passed on to the objective in the batch.
         device: where the tensors go.
@@ -77,20 +80,26 @@ def pack(
     Returns:
         Micro-batches in order of falling length; every example lies in exactly one. ``Batch.unit`` keeps the
         examples' unit numbers, so that results do not depend on how the step was split.
+
+    Raises:
+        ValueError: a row is longer than ``width``.
     """
     totals = totals or count(examples)
-    build = lambda layout: _batch(layout, totals, step, steps, seed, device)  # noqa: E731
-    return [build(layout) for layout in _layouts(examples, micro_tokens, share)]
+    longest = max(map(len, examples), default=0)
+    if width is not None and longest > width:
+        raise ValueError(f"a row of {longest} tokens does not fit into packs of {width}")
+    layouts = _layouts(examples, micro_tokens, width, share)
+    return [_batch(layout, totals, step, steps, seed, device) for layout in layouts]
 
 
-def _layouts(examples: Sequence[Example], micro_tokens: int, share: bool) -> list[_Layout]:
+def _layouts(examples: Sequence[Example], micro_tokens: int, width: int | None, share: bool) -> list[_Layout]:
     units: dict[int, list[Example]] = {}
     for example in examples:
         units.setdefault(example.unit, []).append(example)
     waiting = sorted(units.values(), key=lambda rows: -max(map(len, rows)))
     layouts: list[_Layout] = []
     while waiting:
-        layout = _Layout(max(map(len, waiting[0])))
+        layout = _Layout(width or max(map(len, waiting[0])))
         waiting = [rows for rows in waiting if not layout.take(rows, micro_tokens, share)]
         layouts.append(layout)
     return layouts

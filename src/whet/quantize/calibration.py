@@ -23,6 +23,7 @@ class CalibrationSet:
 
     @property
     def tokens(self) -> int:
+        """Tokens in the rows that are used."""
         return sum(len(row) for row in self.rows)
 
 

@@ -90,6 +90,7 @@ class QuantizedLinear:
 
     @property
     def bits_per_weight(self) -> float:
+        """``storage_bits`` over the number of weights."""
         return self.storage_bits / self.codes.numel()
 
 

@@ -19,7 +19,8 @@ class Rounding(Protocol):
     kind: str
     needs: frozenset[str]
 
-    def choose(self, values: Tensor, grid: Grid, params: GridParams, plan: BitPlan) -> Tensor: ...
+    def choose(self, values: Tensor, grid: Grid, params: GridParams, plan: BitPlan) -> Tensor:
+        """Codes (int16) for values [rows, groups, g]."""
 
 
 class Feedback(Protocol):
@@ -30,11 +31,14 @@ class Feedback(Protocol):
     static_groups: bool
     receipt: dict[str, Any]
 
-    def column(self, position: int) -> Tensor: ...
+    def column(self, position: int) -> Tensor:
+        """The column to be coded next, [out]."""
 
-    def ahead(self, position: int, stop: int) -> Tensor: ...
+    def ahead(self, position: int, stop: int) -> Tensor:
+        """Columns [position, stop) as they stand, for fitting a grid."""
 
-    def push(self, position: int, error: Tensor) -> None: ...
+    def push(self, position: int, error: Tensor) -> None:
+        """Takes the error [out] of the column just coded, weight minus decoded."""
 
 
 class Compensator(Protocol):

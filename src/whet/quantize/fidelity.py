@@ -26,6 +26,7 @@ class Fidelity:
     tokens: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for a receipt."""
         return asdict(self)
 
 

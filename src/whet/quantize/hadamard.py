@@ -29,6 +29,7 @@ class Rotation:
 
     @property
     def size(self) -> int:
+        """n, the length of the vectors that it rotates."""
         return len(self.base) << self.doublings
 
     def right(self, x: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Hessian:
 
     @property
     def bytes(self) -> int:
+        """Memory of the sum."""
         return self._sum.numel() * self._sum.element_size()
 
     def matrix(self) -> Tensor:

@@ -86,6 +86,12 @@ class Ledger:
             for row in rows:
                 session.merge(row)
 
+    def finish(self, run_id: str, status: str) -> None:
+        """Records how a run ended, and when."""
+        with self.session() as session:
+            run = session.get_one(Run, run_id)
+            run.status, run.finished = status, dt.datetime.now(dt.timezone.utc)
+
     def runs(self) -> list[Run]:
         """All runs, newest first, with their steps."""
         with self.session() as session:

@@ -109,9 +109,7 @@ class _Runner:
             status = "stopped"
             raise
         finally:
-            self.run_record.status = status
-            self.run_record.finished = dt.datetime.now(dt.timezone.utc)
-            self.ledger.save(self.run_record)
+            self.ledger.finish(self.run_record.id, status)
         record = self.ledger.run(self.run_record.id)
         report = write_report(record, self.folders, self.store.scratch / "runs" / record.id)
         if out is not None:

@@ -160,6 +160,7 @@ def token_rows(model: Model, rows: Any, count: int) -> list[list[int]]:
 
 def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
     from whet.edit.run import run_edit
+    from whet.measure.estimates import is_better_high
 
     for name in step.models:
         if inputs.model(name).quantized:
@@ -170,7 +171,8 @@ def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
 
         def scorer(candidate: Path) -> float:
             result = task(open_model(candidate))
-            return result.estimates[result.metric].value
+            value = result.estimates[result.metric].value
+            return value if is_better_high(result.metric) else -value
 
     with _stage_folders(inputs, step.models, folder) as named:
         _, receipt = run_edit(

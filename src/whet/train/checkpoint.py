@@ -70,9 +70,13 @@ def latest(folder: Path) -> Checkpoint | None:
         document = json.loads((newest / "state.json").read_text())
         weights, tensors, random = (load_file(newest / f"{name}.safetensors") for name in ("weights", "optimizer", "random"))
     except Exception as error:
-        raise StoreError(f"checkpoint {newest} cannot be read ({error}); delete this folder to go on from the one before") from error
+        raise StoreError(
+            f"checkpoint {newest} cannot be read ({error}); delete this folder to go on from the one before"
+        ) from error
     if document["format"] != FORMAT:
-        raise StoreError(f"checkpoint {newest} has format {document['format']}, this version reads {FORMAT}; train afresh without resume")
+        raise StoreError(
+            f"checkpoint {newest} has format {document['format']}, this version reads {FORMAT}; train afresh without resume"
+        )
     return Checkpoint(document["step"], weights, _join(tensors, document["optimizer"]), random, document["state"])
 
 
@@ -110,11 +114,15 @@ def _folders(folder: Path) -> list[Path]:
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as tensors by ``<parameter>.<name>`` and the rest as plain data."""
-    tensors, plain = {}, {}
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
-            (tensors if isinstance(value, Tensor) else plain)[f"{index}.{name}"] = value
-    return {k: t.detach().contiguous() for k, t in tensors.items()}, {"groups": state["param_groups"], "plain": plain}
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach().contiguous()
+            else:
+                plain[f"{index}.{name}"] = value
+    return tensors, {"groups": state["param_groups"], "plain": plain}
 
 
 def _join(tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> dict[str, Any]:

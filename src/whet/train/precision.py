@@ -48,7 +48,9 @@ def choose(wanted: Precision, device: torch.device, width: int) -> Choice:
     if not _cpu_multiplies_bfloat16():
         return Choice(torch.float32, "this processor has no bfloat16 instructions")
     if width < SMALLEST_WIDTH:
-        return Choice(torch.float32, f"hidden size {width} is under {SMALLEST_WIDTH}: casting would cost more than bfloat16 saves")
+        return Choice(
+            torch.float32, f"hidden size {width} is under {SMALLEST_WIDTH}: casting would cost more than bfloat16 saves"
+        )
     return Choice(torch.bfloat16, "this processor multiplies bfloat16 natively, about 5 times faster than float32")
 
 
@@ -87,5 +89,3 @@ def attention_for(network: Any, compute: torch.dtype, longest: int) -> Iterator[
         yield "eager"
     finally:
         network.set_attn_implementation(own)
-
-

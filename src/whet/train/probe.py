@@ -64,7 +64,8 @@ def keeps_rows_apart(network: nn.Module) -> bool:
     positions = torch.arange(5, device=rows.device).repeat(2)[None]
     with _evaluating(network):
         packed, changed = (
-            network(input_ids=ids.reshape(1, 10), position_ids=positions, use_cache=False).logits[0, 5:].float() for ids in (rows, other)
+            network(input_ids=ids.reshape(1, 10), position_ids=positions, use_cache=False).logits[0, 5:].float()
+            for ids in (rows, other)
         )
         alone = network(input_ids=rows[1:], position_ids=positions[:, :5], use_cache=False).logits[0].float()
     tolerance = 1e-4 if next(network.parameters()).dtype is torch.float32 else 3e-2

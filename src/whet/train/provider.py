@@ -98,7 +98,9 @@ class FixedExamples:
         """
         for name, now in self.state().items():
             if state[name] != now:
-                raise RecipeError(f"cannot resume: the training data's {name} was {state[name]!r} and is {now!r}; train afresh without resume")
+                raise RecipeError(
+                    f"cannot resume: the training data's {name} was {state[name]!r} and is {now!r}; train afresh without resume"
+                )
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

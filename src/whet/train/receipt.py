@@ -7,12 +7,14 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from whet.train.policy import Work
+if TYPE_CHECKING:
+    from whet.train.policy import Work
+    from whet.train.training import Training
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,40 @@ def _names(types: set[torch.dtype]) -> str:
     return ", ".join(sorted(str(t).removeprefix("torch.") for t in types)) or "none"
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A provider's or sieve's receipt as plain data."""
     return asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
+
+
+def receipt_of(training: Training, attention: str) -> dict[str, Any]:
+    """The receipt of a finished run; ``attention`` names the attention code it used."""
+    network, meter, work = training.policy.network, training.meter, training.policy.work
+    weights, trained = sum(p.numel() for p in network.parameters()), sum(p.numel() for _, p in training.parameters)
+    counted = {k: v for k, v in asdict(meter).items() if k not in ("curve", "forward", "backward")}
+    receipt = {
+        **counted,
+        "padding_share": 1 - meter.tokens / max(1, meter.positions),
+        "dropped": asdict(training.dropped),
+        "dtypes": {**dtypes(network, training.precision.compute, training.optimizer), "result": str(training.start_dtype)[6:]},
+        "precision_reason": training.precision.reason,
+        "attention": attention,
+        "packed": training.policy.shares_packs,
+        "micro_tokens": training.micro_tokens,
+        "weights": weights,
+        "trainable_weights": trained,
+        "settings": asdict(training.settings),
+        "defaults": training.settings.defaults(),
+        **{name: training.identity[name] for name in ("objective", "adapter", "optimizer", "temperature")},
+        "resumed_at": training.resumed_at,
+        "cost": {
+            "tokens": meter.tokens,
+            "flops": flops(weights, trained, work, training.settings.gradient_checkpointing),
+            "seconds": meter.seconds,
+            "peak_memory_bytes": peak_memory(training.policy.device),
+        },
+        "curve": meter.curve,
+    }
+    given = getattr(training.provider, "receipt", None)
+    if given is not None:
+        receipt["provider"] = given.summary() if hasattr(given, "summary") else _plain(given)
+    return receipt

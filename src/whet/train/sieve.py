@@ -38,14 +38,16 @@ def sieve(examples: Sequence[Example], limit: int, overlong: Literal["drop", "er
             continue
         if reason == "overlong" and overlong == "error":
             raise DataError(
-                f"a row of {len(example)} tokens is longer than {limit}; set overlong: drop to leave such rows out, raise max_length, "
-                "or shorten them in a data step"
+                f"a row of {len(example)} tokens is longer than {limit}; set overlong: drop to leave such rows out, "
+                "raise max_length, or shorten them in a data step"
             )
         bad.add(example.unit)
         setattr(dropped, reason, getattr(dropped, reason) + 1)
         dropped.longest = max(dropped.longest, len(example))
         if len(dropped.examples) < SHOWN:
-            dropped.examples.append({"reason": reason, "tokens": len(example), "starts": [int(i) for i in example.input_ids[:32]]})
+            dropped.examples.append(
+                {"reason": reason, "tokens": len(example), "starts": [int(i) for i in example.input_ids[:32]]}
+            )
     kept = [e for e in examples if e.unit not in bad]
     dropped.with_their_unit += sum(e.unit in bad and _reason(e, limit) is None for e in examples)
     return kept

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 def reader(
-    function: Callable[[Batch], Tensor], *, micro_tokens: int = 4096, share: bool = True, device: str | torch.device = "cpu"
+    function: Callable[[Batch], Tensor],
+    *,
+    micro_tokens: int = 4096,
+    width: int | None = None,
+    share: bool = True,
+    device: str | torch.device = "cpu",
 ) -> Callable[[Sequence[Example]], list[list[float]]]:
     """Makes a function of examples out of a function of batches, such as a policy's ``logps`` or ``values``.
 
     Args:
         function: batch -> [N, S], aligned with the labels; called without gradient.
         micro_tokens: positions per forward pass.
+        width: positions of a pack; default: the longest row's.
         share: whether rows may share a pack (``policy.shares_packs``).
         device: of the network.
 
@@ -35,7 +41,7 @@ def reader(
         alone = [replace(e, unit=number, token_values={}) for number, e in enumerate(examples)]
         result: list[list[float]] = [[] for _ in examples]
         with torch.no_grad():
-            for batch in pack(alone, micro_tokens=micro_tokens, share=share, device=device):
+            for batch in pack(alone, micro_tokens=micro_tokens, width=width, share=share, device=device):
                 numbers = token_rows(batch, torch.where(batch.mask, function(batch), 0.0))
                 for row, unit in enumerate(batch.unit.tolist()):
                     result[unit] = numbers[row]

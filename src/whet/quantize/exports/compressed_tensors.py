@@ -1,4 +1,4 @@
-"""A compressed-tensors folder (``pack-quantized``), which ``transformers`` and vLLM load with their own kernels.
+"""A compressed-tensors folder (``pack-quantized``), which ``transformers`` loads and servers with kernels for its plan can.
 
 For each quantized layer ``weight_packed`` (int32; codes offset to be unsigned, as a little-endian bit stream per row),
 ``weight_scale`` [out, groups], ``weight_shape``, and if asymmetric ``weight_zero_point`` (packed down the rows; per tensor, a

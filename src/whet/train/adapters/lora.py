@@ -5,7 +5,7 @@ first, so training starts at the model itself. Only A and B move: memory for gra
 ranks, and the difference can be stored, exchanged and merged. The work is done by PEFT, in whose format it is saved.
 Defaults: r 16, alpha 32 (the usual ratio of 2), all linear layers but the output layer, no dropout.
 
-Paper: lora — LoRA: Low-Rank Adaptation of Large Language Models
+Introduced by Hu and others, "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRA:
-    """``r``: rank; ``alpha``: the addition is scaled by alpha / r; ``targets``: endings of layer names, ``all-linear`` or several;
-    ``dropout``: of the layer's input on the low-rank path; ``rslora``: scale by alpha / sqrt(r) instead.
+    """``r``: rank; ``alpha``: the addition is scaled by alpha / r; ``targets``: endings of layer names, or
+    ``all-linear``; ``dropout``: of the layer's input on the low-rank path; ``rslora``: scale by alpha / sqrt(r) instead.
     """
 
     r: Annotated[int, Gt(0)] = 16
@@ -54,8 +54,12 @@ class LoRA:
         try:
             return get_peft_model(network, config)
         except ValueError as error:
-            layers = sorted({name.rpartition(".")[2] for name, m in network.named_modules() if hasattr(m, "weight") and m.weight.ndim == 2})
-            raise RecipeError(f"adapter lora, targets {list(self.targets)}: {error}; this model's layers: {', '.join(layers)}") from error
+            layers = sorted(
+                {name.rpartition(".")[2] for name, m in network.named_modules() if hasattr(m, "weight") and m.weight.ndim == 2}
+            )
+            raise RecipeError(
+                f"adapter lora, targets {list(self.targets)}: {error}; this model's layers: {', '.join(layers)}"
+            ) from error
 
     def merge(self, network: Any) -> PreTrainedModel:
         """Adds the low-rank products to the weights and gives the plain network back."""

@@ -9,7 +9,7 @@ Defaults: p 0.2 and a rise over two thirds of training (the released settings: p
 replacement by a random token of the vocabulary, which needs no new token.
 
 Paper: masked-thought — Masked Thought: Simply Masking Partial Reasoning Steps Can Improve Mathematical Reasoning Learning of Language Models
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class MaskedThought:
 
     def __post_init__(self) -> None:
         if (self.mode == "mask") != (self.token is not None):
-            raise RecipeError(f"masked-thought: 'token' (a vocabulary id) goes with mode 'mask' and only with it; mode is {self.mode!r}")
+            raise RecipeError(
+                f"masked-thought: 'token' (a vocabulary id) goes with mode 'mask' and only with it; mode is {self.mode!r}"
+            )
 
     def __call__(self, policy: Policy, batch: Batch) -> Loss:
         corrupted, masked = self.corrupt(batch, policy)
@@ -67,14 +69,16 @@ class MaskedThought:
             return (uniform(keys, 1) * policy.vocabulary).long().clamp(max=policy.vocabulary - 1)
         token = self.token if self.mode == "mask" else policy.pad_token
         if token is None:
-            raise RecipeError("masked-thought: mode 'pad' needs a model with a pad token; take mode 'random' or 'mask' with a 'token'")
+            raise RecipeError(
+                "masked-thought: mode 'pad' needs a model with a pad token; take mode 'random' or 'mask' with a 'token'"
+            )
         if token >= policy.vocabulary:
             raise RecipeError(f"masked-thought: token {token} is outside the vocabulary of {policy.vocabulary}")
         return torch.full_like(batch.input_ids, token)
 
 
 def _solution(batch: Batch) -> Tensor:
-    """bool [N, S]: input positions that hold a trained token, that is, the one before has it as its label, and are not a row's last."""
+    """bool [N, S]: input positions that hold a trained token, which is the label of the position before."""
     target = torch.zeros_like(batch.mask)
     target[:, 1:] = batch.mask[:, :-1] & (batch.row[:, 1:] == batch.row[:, :-1])
     return target

@@ -24,7 +24,7 @@ class AdamW:
     weight_decay: Annotated[float, Ge(0)] = 0.01
 
     def __call__(self, parameters: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
-        """An optimizer over the named parameters. Each group's ``lr`` is 1.0: the loop multiplies it with the rate of the step."""
+        """An optimizer over the named parameters. Each group's ``lr`` is 1.0: the loop multiplies it with the step's rate."""
         matrices = [p for _, p in parameters if p.ndim >= 2]
         vectors = [p for _, p in parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,0 +1,213 @@
+"""A training run in progress: what it is made of, and how it is saved and continued."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from whet import parts
+from whet.errors import RecipeError
+from whet.model import Model
+from whet.train import checkpoint as checkpoints
+from whet.train.combine import WeightedSum, combine
+from whet.train.policy import HFPolicy
+from whet.train.precision import Choice, attention_for, choose, keep_memory
+from whet.train.probe import inner
+from whet.train.provider import total_steps
+from whet.train.receipt import Meter
+from whet.train.settings import TrainSettings
+from whet.train.sieve import Dropped
+from whet.train.token_values import reader
+
+log = logging.getLogger("whet")
+
+MICRO_TOKENS = {"cpu": 2048}
+"""Default positions per forward pass by device; 16384 elsewhere."""
+
+
+@dataclass
+class Training:
+    """A run in progress."""
+
+    model: Model
+    policy: HFPolicy
+    objective: Any
+    provider: Any
+    adapter: Any
+    optimizer: torch.optim.Optimizer
+    parameters: list[tuple[str, nn.Parameter]]
+    settings: TrainSettings
+    steps: int
+    limit: int
+    precision: Choice
+    start_dtype: torch.dtype
+    identity: dict[str, Any]
+    step: int = 0
+    empty: int = 0
+    resumed_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.meter, self.dropped = Meter(), Dropped()
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def micro_tokens(self) -> int:
+        """Positions per forward pass."""
+        return self.settings.micro_tokens or MICRO_TOKENS.get(self.policy.device.type, 16384)
+
+    def current(self) -> Model:
+        """The model with the weights of this moment, for providers that sample from it."""
+        network: Any = self.policy.network
+        return replace(self.model, network=network)
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Training mode, the fastest attention and allocator; undone after. Gives the name of the attention."""
+        network: Any = self.policy.network
+        keep_memory()
+        if self.settings.gradient_checkpointing:
+            inner(network).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with attention_for(inner(network), self.precision.compute, self.limit) as attention:
+            log.info("products in %s: %s; attention: %s", self.precision.compute, self.precision.reason, attention)
+            network.train()
+            try:
+                yield attention
+            finally:
+                network.eval()
+                if self.settings.gradient_checkpointing:
+                    inner(network).gradient_checkpointing_disable()
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint of this moment."""
+        self.meter.forward, self.meter.backward = self.policy.work.forward, self.policy.work.backward
+        state = {
+            "identity": self.identity,
+            "provider": self.provider.state(),
+            "objective": self.objective.state_dict() if hasattr(self.objective, "state_dict") else {},
+            "meter": asdict(self.meter),
+            "dropped": asdict(self.dropped),
+            "empty": self.empty,
+        }
+        weights = dict(self.parameters)
+        checkpoints.save(folder, self.step, weights, self.optimizer, state, self.settings.checkpoint_keep)
+
+    def resume(self, folder: Path | None) -> None:
+        """Goes on from the folder's newest checkpoint, if there is one."""
+        saved = checkpoints.latest(folder) if folder is not None else None
+        if saved is None:
+            return
+        _refuse_other(saved.state["identity"], self.identity)
+        checkpoints.restore_weights(self.parameters, saved.weights)
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.provider.restore(saved.state["provider"])
+        if hasattr(self.objective, "load_state_dict"):
+            self.objective.load_state_dict(saved.state["objective"])
+        self.meter, self.dropped = Meter(**saved.state["meter"]), Dropped(**saved.state["dropped"])
+        self.policy.work.forward, self.policy.work.backward = self.meter.forward, self.meter.backward
+        self.step = self.resumed_at = saved.step
+        self.empty = saved.state["empty"]
+        checkpoints.restore_random(saved.random)
+
+
+def prepare(
+    model: Model,
+    provider: Any,
+    objective: Any,
+    settings: TrainSettings,
+    adapter: Any,
+    optimizer: Any,
+    temperature: float,
+    in_place: bool,
+) -> Training:
+    """Attaches the adapter, chooses the formats and builds the optimizer; the arguments are those of :func:`whet.train.loop.fit`.
+
+    Raises:
+        RecipeError: nothing would be trained, or settings that do not fit the model or each other.
+    """
+    objective, adapter = combine(objective), parts.build("adapter", adapter)
+    optimizer = parts.build("optimizer", optimizer)
+    network: Any = model.network if in_place else model.copy().network
+    start_dtype, width = network.dtype, int(getattr(network.config.get_text_config(), "hidden_size", 0) or 0)
+    network = adapter.attach(network)
+    precision = choose(settings.precision, model.network.device, width)
+    head = _value_head(width, model.network.device) if "values" in objective.needs else None
+    policy = HFPolicy(network, precision.compute, temperature, head)
+    if head is not None and hasattr(provider, "bind"):
+        provider.bind(old_values=reader(policy.values, share=policy.shares_packs, device=policy.device))
+    parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    parameters += [(f"value_head.{n}", p) for n, p in head.named_parameters()] if head else []
+    if not parameters:
+        raise RecipeError(f"adapter {parts.effective(adapter)}: it leaves nothing to train")
+    steps = total_steps(provider, steps=settings.steps, epochs=settings.epochs, tokens=settings.tokens)
+    identity = {
+        "settings": settings.fixed(),
+        "objective": _described(objective),
+        "adapter": parts.effective(adapter),
+        "optimizer": parts.effective(optimizer),
+        "temperature": temperature,
+        "compute": str(precision.compute),
+        "steps": steps,
+    }
+    return Training(
+        model=model,
+        policy=policy,
+        objective=objective,
+        provider=provider,
+        adapter=adapter,
+        optimizer=optimizer(parameters),
+        parameters=parameters,
+        settings=settings,
+        steps=steps,
+        limit=_limit(settings, model),
+        precision=precision,
+        start_dtype=start_dtype,
+        identity=identity,
+    )
+
+
+def _limit(settings: TrainSettings, model: Model) -> int:
+    context = model.context or (1 << 30)
+    if settings.max_length is not None and settings.max_length > context:
+        raise RecipeError(f"max_length: {settings.max_length} is more than the model's context of {context} tokens")
+    return settings.max_length or context
+
+
+def _value_head(width: int, device: torch.device) -> nn.Linear:
+    """A linear layer that says 0 at first, so that it does not disturb the start."""
+    head = nn.Linear(width, 1, device=device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _described(objective: Any) -> Any:
+    if isinstance(objective, WeightedSum):
+        return [{"weight": weight, **parts.effective(o)} for _, weight, o in objective.parts]
+    return parts.effective(objective)
+
+
+def _refuse_other(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raises if the run of a checkpoint was set up differently; names what differs."""
+    now = _flat(json.loads(json.dumps(identity, default=str)))
+    was = _flat(saved)
+    differing = [
+        f"{k} was {was.get(k)!r} and is {now.get(k)!r}" for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k)
+    ]
+    if differing:
+        raise RecipeError(
+            f"cannot resume from the checkpoint: {'; '.join(differing)}. Set it back, or train afresh without resume"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for name, value in tree.items() for k, v in _flat(value, f"{prefix}.{name}" if prefix else str(name)).items()}
