@@ -22,7 +22,13 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SENTENCES = ["Tom has 12 apples and buys 7 more.", "What is 3 plus 4?", "The answer is 19.", "Sort the list: 4, 1, 3.", "abc xyz 0123456789"]
+SENTENCES = [
+    "Tom has 12 apples and buys 7 more.",
+    "What is 3 plus 4?",
+    "The answer is 19.",
+    "Sort the list: 4, 1, 3.",
+    "abc xyz 0123456789",
+]
 
 
 @pytest.fixture(scope="session")

@@ -48,17 +48,29 @@ def test_steps_default_to_the_stage_before_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "right", "message"),
     [
-        ("objective: sft\n", "objective: sfft\n", r"recipe\.yaml:9: train\.0\.objective: unknown objective 'sfft': did you mean 'sft'"),
+        (
+            "objective: sft\n",
+            "objective: sfft\n",
+            r"recipe\.yaml:9: train\.0\.objective: unknown objective 'sfft': did you mean 'sft'",
+        ),
         ("lr: 1e-3", "learnrate: 1e-3", r"recipe\.yaml:11: train\.0\.learnrate: unknown field of a train step 'learnrate'"),
         ("lr: 1e-3", "lr: fast", r"recipe\.yaml:11: train\.0\.lr: .*got 'fast'"),
         ("model: sft,", "model: sff,", r"recipe\.yaml:14: quantize\.0\.model: unknown stage 'sff': did you mean 'sft'"),
-        ("name: second, data: problems,", "name: second, data: problem,", r"train\.1\.data: unknown data step 'problem': did you mean 'problems'"),
+        (
+            "name: second, data: problems,",
+            "name: second, data: problem,",
+            r"train\.1\.data: unknown data step 'problem': did you mean 'problems'",
+        ),
         ("name: second", "name: sft", "two steps are called 'sft'"),
         ("whet: 1", "whet: 9", r"recipe\.yaml:1: whet: this recipe has format 9"),
         ("quantize:", "quantise:", "unknown section 'quantise': did you mean 'quantize'"),
         ("name: small", "name: [1]", "a recipe needs a name"),
         ("    lr: 1e-3", "    lr: 1e-3\n    lr: 2e-3", r"recipe\.yaml:12: train\.0\.lr is given twice"),
-        ("    lr: 1e-3", "    reward: exact-answer", r"train\.0\.reward: the objective takes no rollouts and would not read this"),
+        (
+            "    lr: 1e-3",
+            "    reward: exact-answer",
+            r"train\.0\.reward: the objective takes no rollouts and would not read this",
+        ),
         ("objective: sft\n", "objective: grpo\n", r"train\.0\.reward: this objective learns from rollouts and needs a reward"),
         ("    data: problems\n", "", r"train\.0\.data: a train step needs this field"),
     ],
@@ -103,7 +115,10 @@ def test_an_override_leaves_the_document_as_it_was() -> None:
 
 _JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text("ab:{}[]-\n \t'\"", max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "model", "train", "data", "seed", "x"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "model", "train", "data", "seed", "x"]), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 

@@ -5,6 +5,9 @@ The public names load on first use, so that ``import whet`` needs no third-party
 
 from __future__ import annotations
 
+import os
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -13,6 +16,17 @@ __all__ = ["check", "edit", "export", "load", "measure", "quantize", "run", "tra
 
 if TYPE_CHECKING:
     from whet.api import check, edit, export, load, measure, quantize, run, train
+
+# Read when torch is loaded: threads that wait by spinning slow a machine that others use too by ten times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+class _Package(ModuleType):
+    """Keeps ``whet.train`` the function: importing the room ``whet.train`` would set the name to the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
 
 def __getattr__(name: str) -> Any:
@@ -25,3 +39,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+sys.modules[__name__].__class__ = _Package

@@ -44,7 +44,9 @@ def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
     return check_recipe(recipe, overrides)
 
 
-def train(model: ModelLike, data: Data, *, budget: str | None = None, name: str = "trained", seed: int = 0, **fields: Any) -> Model:
+def train(
+    model: ModelLike, data: Data, *, budget: str | None = None, name: str = "trained", seed: int = 0, **fields: Any
+) -> Model:
     """Trains a copy of the model.
 
     Args:

@@ -35,7 +35,9 @@ def describe_part(kind: str, name: str) -> tuple[dict[str, Any], str]:
     settings = parts.settings_of(parts.load(part))
     preset = part.preset or {}
     rows = {s.name: preset.get(s.name, "required" if s.default is MISSING else s.default) for s in settings.values()}
-    expands = f"\n\nA preset of {part.module.rpartition('.')[2].replace('_', '-')}: {dict(preset)}" if part.preset is not None else ""
+    expands = (
+        f"\n\nA preset of {part.module.rpartition('.')[2].replace('_', '-')}: {dict(preset)}" if part.preset is not None else ""
+    )
     lines = "\n".join(f"  {k} = {v!r}" if v != "required" else f"  {k} (required)" for k, v in rows.items())
     data = {"kind": kind, "name": name, "doc": part.doc, "settings": {k: str(v) for k, v in rows.items()}, "papers": part.papers}
     return data, f"{part.doc}{expands}\n\nsettings:\n{lines or '  none'}"
@@ -60,8 +62,9 @@ def search_papers(query: str) -> tuple[list[dict[str, Any]], str]:
     if query.strip():
         scores = {k: v for k, v in scores.items() if v > 0}
     ranked = sorted(scores, key=lambda k: (-scores[k], k))
-    rows = [
-        {"paper": k, "title": known[k][0], "parts": [f"{p.kind} {p.name}" for p in known[k][1]], "score": round(scores[k], 3)} for k in ranked
+    rows: list[dict[str, Any]] = [
+        {"paper": k, "title": known[k][0], "parts": [f"{p.kind} {p.name}" for p in known[k][1]], "score": round(scores[k], 3)}
+        for k in ranked
     ]
     text = "\n".join(f"{r['paper']}: {r['title']}\n    {'; '.join(r['parts'])}" for r in rows)
     return rows, text or f"no paper here matches {query!r}; 'whet papers' lists all {len(known)}"

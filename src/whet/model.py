@@ -66,7 +66,9 @@ class Model:
     def with_lineage(self, step: Mapping[str, Any], name: str, parents: list[Model] | None = None) -> Model:
         """The same network under a new name, remembering the step that made it and its parents' weight hashes."""
         lineage = {
-            "parents": [{"name": p.name, "weights": p.lineage.get("weights"), "step": p.lineage.get("step")} for p in (parents or [self])],
+            "parents": [
+                {"name": p.name, "weights": p.lineage.get("weights"), "step": p.lineage.get("step")} for p in (parents or [self])
+            ],
             "step": dict(step),
         }
         return replace(self, name=name, lineage=lineage)
@@ -115,10 +117,10 @@ def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None
         raise
     _refuse_nonfinite(network.state_dict(), str(reference))
     if getattr(network.config, "whet_online", None):
-        from whet.quantize.online import attach
+        from whet.online import attach
 
         attach(network)
-    network.to(device or default_device())
+    network.to(torch.device(device or default_device()))
     network.eval()
     lineage_file = Path(path) / LINEAGE_FILE
     lineage = json.loads(lineage_file.read_text()) if lineage_file.is_file() else {}
@@ -135,7 +137,11 @@ def _resolve(reference: str | Path) -> tuple[str, str]:
             raise ModelError(f"{path}: this folder is no model: it has no config.json")
         if not any(path.glob("*.safetensors")):
             pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
-            way_out = " It has pickle weights, which can run code; convert them: model.save_pretrained(folder, safe_serialization=True)." if pickles else ""
+            way_out = (
+                " It has pickle weights, which can run code; convert them: model.save_pretrained(folder, safe_serialization=True)."
+                if pickles
+                else ""
+            )
             raise ModelError(f"{path}: no *.safetensors weights.{way_out}")
         return str(path), path.name
     if path.is_absolute() or str(reference).startswith("."):
@@ -151,7 +157,9 @@ def _resolve(reference: str | Path) -> tuple[str, str]:
 def _refuse_nonfinite(tensors: Mapping[str, Tensor], reference: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ModelError(f"model {reference!r}: tensor {name!r} holds NaN or Inf; the checkpoint is broken, take an earlier one")
+            raise ModelError(
+                f"model {reference!r}: tensor {name!r} holds NaN or Inf; the checkpoint is broken, take an earlier one"
+            )
 
 
 def default_device() -> str:
@@ -168,7 +176,9 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]
 
 

@@ -89,7 +89,12 @@ def _from_file(kind: str, path: Path, module: str) -> Iterator[Part]:
     yield Part(kind, path.stem.replace("_", "-"), doc.partition("\n")[0], doc, module)
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(target, ast.Name) and target.id == "PRESETS" and node.value:
+        if (
+            isinstance(node, (ast.Assign, ast.AnnAssign))
+            and isinstance(target, ast.Name)
+            and target.id == "PRESETS"
+            and node.value
+        ):
             for name, settings in ast.literal_eval(node.value).items():
                 settings = dict(settings)
                 summary = settings.pop("about", f"{path.stem.replace('_', '-')} with {settings}")
@@ -268,7 +273,9 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
         if optional and value is None:
             return None
         if many:
-            return tuple(build(kind, v, f"{where}.{i}") for i, v in enumerate(value if isinstance(value, (list, tuple)) else [value]))
+            return tuple(
+                build(kind, v, f"{where}.{i}") for i, v in enumerate(value if isinstance(value, (list, tuple)) else [value])
+            )
         return build(kind, value, where)
     from pydantic import ValidationError
 

@@ -282,7 +282,9 @@ def _recipe(document: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"model: expected a model's name, folder or hub id, or an architecture, got {model!r}")
     steps = list(_steps(document))
     _check_references(steps, document.get("tokenizer_data"))
-    return Recipe(document["name"], model, seed, document.get("about", ""), tuple(_ordered(steps)), document, document.get("tokenizer_data"))
+    return Recipe(
+        document["name"], model, seed, document.get("about", ""), tuple(_ordered(steps)), document, document.get("tokenizer_data")
+    )
 
 
 def _steps(document: Mapping[str, Any]) -> Iterator[tuple[str, Step]]:
@@ -345,6 +347,11 @@ def _check_step(step: Step, where: str) -> None:
         for name, given in (("reward", step.reward is not None), ("rollouts", bool(step.rollouts))):
             if given and "rollouts" not in needs:
                 raise RecipeError(f"{where}.{name}: the objective takes no rollouts and would not read this; remove it")
+        unread = [name for name in ("batch_size", "epochs", "tokens") if name in step.settings and "rollouts" in needs]
+        if unread:
+            raise RecipeError(
+                f"{where}.{unread[0]}: rollouts are sized by rollouts.prompts and 'steps'; this would not be read, remove it"
+            )
         if step.rollouts:
             rollout_settings(step.rollouts, f"{where}.rollouts")
 
@@ -386,7 +393,9 @@ def _check_references(steps: list[tuple[str, Step]], tokenizer_data: str | None)
     names: dict[str, str] = {}
     for section, step in steps:
         if step.name in names or step.name == BASE:
-            raise RecipeError(f"{section}: two steps are called {step.name!r}; names must differ ('{BASE}' is the recipe's model)")
+            raise RecipeError(
+                f"{section}: two steps are called {step.name!r}; names must differ ('{BASE}' is the recipe's model)"
+            )
         if "/" in step.name or step.name.startswith("."):
             raise RecipeError(f"{section}: the step name {step.name!r} must not hold '/' or begin with '.'")
         names[step.name] = section
@@ -420,7 +429,9 @@ def _ordered(steps: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
                 break
         else:
             circle = ", ".join(step.name for _, step in remaining)
-            raise RecipeError(f"{remaining[0][0]}: the steps {circle} wait for each other; a step may only use what comes before it")
+            raise RecipeError(
+                f"{remaining[0][0]}: the steps {circle} wait for each other; a step may only use what comes before it"
+            )
         remaining.remove(entry)
         order.append(entry)
         done.add(step.name)

@@ -13,10 +13,10 @@ from transformers import (
 
 from whet.errors import RecipeError
 from whet.model import Model, load_model
-from whet.quantize import online
+from whet import online
 from whet.quantize.calibration import CalibrationSet
 from whet.quantize.fidelity import compare, probe_rows
-from whet.quantize.hadamard import is_hadamard, rotation
+from whet.hadamard import is_hadamard, rotation
 from whet.quantize.transforms.hadamard import Hadamard
 
 ROWS = probe_rows(300, 64)

@@ -12,7 +12,7 @@ the sorting keep the given order. Integer buffers are copied from the base if th
 best) ingredient. ``weights`` belong to the uniform soup only.
 
 Paper: model-soups — Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from whet.errors import ModelError, RecipeError
 from whet.model import LINEAGE_FILE, Model, template_hash, weights_hash
-from whet.quantize import online
+from whet import online
 from whet.quantize.fidelity import compare, probe_rows
 
 TOLERANCE = 1e-3

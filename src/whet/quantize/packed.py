@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from whet.errors import ModelError
 from whet.model import LINEAGE_FILE, Model, default_device
-from whet.quantize import online
+from whet import online
 from whet.quantize.blocks import weight_of
 from whet.quantize.codes import QuantizedLinear
 from whet.quantize.export import uncoded_tensors, write_lineage

@@ -21,6 +21,6 @@ def find_recipe(reference: str | Path) -> Path:
     if path.is_file():
         return path
     known = {p.stem: p for folder in FOLDERS if folder.is_dir() for p in folder.glob("*.yaml")}
-    if path.suffix in (".yaml", ".yml") and path.parent != Path() or path.name not in known and path.stem not in known:
+    if path.stem not in known or path.parent != Path():
         raise RecipeError(f"{reference}: no such file; {unknown('bundled recipe', path.stem, known)}")
     return known[path.stem]

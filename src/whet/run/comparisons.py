@@ -47,7 +47,7 @@ def measure_stages(
     from whet.measure.results import write_result
 
     results: dict[str, list[TaskResult]] = {}
-    listing = []
+    listing: list[dict[str, Any]] = []
     for stage in stages:
         model = load(stage)
         for task in tasks:

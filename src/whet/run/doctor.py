@@ -21,7 +21,7 @@ EXTRAS: dict[str, tuple[str, str, str]] = {
 def examine() -> tuple[dict[str, Any], str]:
     """The machine, the versions, the store and the extras, as data and as text."""
     store = Store.open()
-    extras = {}
+    extras: dict[str, dict[str, Any]] = {}
     for name, (module, extra, gives) in EXTRAS.items():
         usable = util.find_spec(module) is not None
         extras[name] = {
@@ -30,10 +30,14 @@ def examine() -> tuple[dict[str, Any], str]:
             "gives": gives,
             "install": None if usable else f"pip install 'whet[{extra}]'",
         }
-    data = {"machine": machine(), "versions": versions(), "store": store.address, "extras": extras}
+    data: dict[str, Any] = {"machine": machine(), "versions": versions(), "store": store.address, "extras": extras}
     lines = ["machine", *(f"  {k}: {v}" for k, v in data["machine"].items())]
     lines += ["versions", *(f"  {k}: {v}" for k, v in data["versions"].items())]
     lines += [f"store\n  {store.address}: {len(list(store.identities()))} artifacts", "extras"]
     for name, e in extras.items():
-        lines.append(f"  {name} {e['version']}: {e['gives']}" if e["usable"] else f"  {name} missing: would give {e['gives']}; {e['install']}")
+        lines.append(
+            f"  {name} {e['version']}: {e['gives']}"
+            if e["usable"]
+            else f"  {name} missing: would give {e['gives']}; {e['install']}"
+        )
     return data, "\n".join(lines)

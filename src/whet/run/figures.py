@@ -48,7 +48,9 @@ def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: in
             out.append(_line(x - step, y(before.value), x, y(point.value), "#c9d1da", 1.2))
         out.append(_line(x, y(point.low), x, y(point.high), point.colour, 2))
         out += [_line(x - 5, y(v), x + 5, y(v), point.colour, 2) for v in (point.low, point.high)]
-        out.append(f'<circle cx="{x:.1f}" cy="{y(point.value):.1f}" r="5" fill="{point.colour}"><title>{escape(point.note)}</title></circle>')
+        out.append(
+            f'<circle cx="{x:.1f}" cy="{y(point.value):.1f}" r="5" fill="{point.colour}"><title>{escape(point.note)}</title></circle>'
+        )
         out.append(_text(x + 9, y(point.value) - 7, f"{point.value:.3g}", size=12, weight="600"))
         out.append(_text(x, top + height + 20, point.label, anchor="middle", size=13, weight="600"))
         tall = bars * size / largest
@@ -58,7 +60,9 @@ def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: in
     return _svg(width, int(base + 8), out, f"{axis} and size of every stage")
 
 
-def curves(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_label: str, width: int = 420, height: int = 200) -> str:
+def curves(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_label: str, width: int = 420, height: int = 200
+) -> str:
     """Lines of (name, x, y); NaN points are left out."""
     cleaned = [(n, [(a, b) for a, b in zip(xs, ys) if b == b]) for n, xs, ys in series]
     cleaned = [(n, p) for n, p in cleaned if p]

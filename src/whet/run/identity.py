@@ -46,7 +46,11 @@ def effective_settings(section: str, step: Step) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) or isinstance(value, functools.partial) or (callable(value) and not isinstance(value, type)):
+    if (
+        dataclasses.is_dataclass(value)
+        or isinstance(value, functools.partial)
+        or (callable(value) and not isinstance(value, type))
+    ):
         return parts.effective(value)
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
@@ -92,13 +96,32 @@ def _part_files(value: Any) -> Iterator[Path]:
 
 
 def fingerprints(step: Any) -> dict[str, str]:
-    """Content hashes that the parts of a step declare (a source of a file: the file's), so that changed data is seen."""
-    found = {}
-    values = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)} if dataclasses.is_dataclass(step) else {}
-    for name, value in values.items():
+    """Content hashes of the files and folders that the parts of a step read (their ``path``), so that changed data is seen."""
+    found: dict[str, str] = {}
+    for name, value in ((f.name, getattr(step, f.name)) for f in dataclasses.fields(step)):
+        if name == "path" and isinstance(value, str):
+            found[name] = content_hash(Path(value).expanduser())
         for index, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-            if hasattr(item, "fingerprint"):
-                found[f"{name}.{index}"] = item.fingerprint()
-            elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            if dataclasses.is_dataclass(item) and not isinstance(item, type):
                 found.update({f"{name}.{index}.{k}": v for k, v in fingerprints(item).items()})
     return found
+
+
+LARGE = 1 << 30
+"""Bytes from which a file counts as changed by its size and time, not its content."""
+
+
+def content_hash(path: Path) -> str:
+    """Hash of a file's content, or of all files below a folder; ``absent`` if there is none."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        about = file.stat()
+        digest.update(file.name.encode())
+        if about.st_size >= LARGE:
+            digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
+            continue
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16] if files else "absent"

@@ -33,7 +33,9 @@ class Run(Base):
     finished: Mapped[dt.datetime | None]
     versions: Mapped[dict[str, Any]]
     machine: Mapped[dict[str, Any]]
-    steps: Mapped[list[StepRecord]] = relationship(back_populates="run", order_by="StepRecord.position", cascade="all, delete-orphan")
+    steps: Mapped[list[StepRecord]] = relationship(
+        back_populates="run", order_by="StepRecord.position", cascade="all, delete-orphan"
+    )
 
 
 class StepRecord(Base):

@@ -70,7 +70,9 @@ def _blocks(folder: Path, sizes: Mapping[str, float]) -> list[dict[str, Any]]:
     return blocks
 
 
-def _block(task: str, results: Mapping[str, TaskResult], comparisons: Sequence[Comparison], sizes: Mapping[str, float]) -> dict[str, Any]:
+def _block(
+    task: str, results: Mapping[str, TaskResult], comparisons: Sequence[Comparison], sizes: Mapping[str, float]
+) -> dict[str, Any]:
     first = next(iter(results.values()))
     points = [_point(stage, result.estimates[result.metric]) for stage, result in results.items()]
     n = len(first.outcomes)
@@ -105,7 +107,11 @@ def _groups(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
             if found:
                 estimate = found[0]
                 shade = round(0.45 * min(max(estimate.value, 0.0), 1.0), 3)
-                cell = {"text": f"{estimate.value:.2f}", "shade": shade, "note": f"{estimate.low:.2f} to {estimate.high:.2f}, n={estimate.n}"}
+                cell = {
+                    "text": f"{estimate.value:.2f}",
+                    "shade": shade,
+                    "note": f"{estimate.low:.2f} to {estimate.high:.2f}, n={estimate.n}",
+                }
             rows.setdefault(label, []).append(cell)
     return [{"label": label, "cells": cells} for label, cells in rows.items()]
 
@@ -145,9 +151,13 @@ def _what(step: StepRecord) -> str:
     settings = step.settings
     names = {
         "data": lambda: _part(settings["source"]) or f"from {settings['data']}",
-        "train": lambda: " + ".join(_part(o) for o in settings["objective"]) + f", {_part(settings['adapter'])}, lr {settings.get('lr')}",
+        "train": lambda: (
+            " + ".join(_part(o) for o in settings["objective"]) + f", {_part(settings['adapter'])}, lr {settings.get('lr')}"
+        ),
         "edit": lambda: f"{_part(settings['method'])} of {', '.join(settings['models'])}",
-        "quantize": lambda: f"{settings.get('bits')} bits, {_part(settings.get('compensate')) or 'none'}, {_part(settings.get('transform')) or 'none'}",
+        "quantize": lambda: (
+            f"{settings.get('bits')} bits, {_part(settings.get('compensate')) or 'none'}, {_part(settings.get('transform')) or 'none'}"
+        ),
         "measure": lambda: ", ".join(_part(t) for t in settings["tasks"]),
         "export": lambda: f"{settings['model']} to {_part(settings['to'])}",
         "base": lambda: f"{_part(settings)} from scratch",

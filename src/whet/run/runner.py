@@ -37,7 +37,14 @@ class RunResult:
     def summary(self) -> dict[str, Any]:
         """The run as plain data."""
         steps = [
-            {"name": s.name, "section": s.section, "status": s.status, "why": s.why, "artifact": str(self.folders[s.name]), "cost": s.cost}
+            {
+                "name": s.name,
+                "section": s.section,
+                "status": s.status,
+                "why": s.why,
+                "artifact": str(self.folders[s.name]),
+                "cost": s.cost,
+            }
             for s in self.run.steps
         ]
         return {"run": self.run.id, "report": str(self.report), "steps": steps}
@@ -72,7 +79,9 @@ def run_recipe(
         recipe = read(find_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe, overrides)
     quiet_transformers()
     store = store or Store.open()
-    return _Runner(recipe, store, Ledger.beside(store.scratch), (lambda _: None) if quiet else print).run(Path(out) if out else None)
+    return _Runner(recipe, store, Ledger.beside(store.scratch), (lambda _: None) if quiet else print).run(
+        Path(out) if out else None
+    )
 
 
 class _Runner:
@@ -206,8 +215,14 @@ class _Runner:
                 receipt = make_base(self.recipe, inputs, folder)
             else:
                 receipt = carry_out(section, step, inputs, folder, checkpoint)
-            cost = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_mib": peak_memory_mib(), **receipt.pop("cost", {})}
-            (folder / RECEIPT).write_text(json.dumps({"receipt": receipt, "cost": cost, "step": record.name}, indent=1, default=str))
+            cost = {
+                "seconds": round(time.perf_counter() - started, 2),
+                "peak_memory_mib": peak_memory_mib(),
+                **receipt.pop("cost", {}),
+            }
+            (folder / RECEIPT).write_text(
+                json.dumps({"receipt": receipt, "cost": cost, "step": record.name}, indent=1, default=str)
+            )
 
         try:
             self.store.put(record.identity, write)

@@ -76,10 +76,14 @@ def find_model_folder(reference: str) -> Path:
         return Path(reference)
     name, _, stage = reference.partition(":")
     run = _ledger().run(name)
-    made = [s for s in sorted(run.steps, key=lambda s: s.position) if s.section in MODEL_SECTIONS and s.status in ("done", "reused")]
+    made = [
+        s for s in sorted(run.steps, key=lambda s: s.position) if s.section in MODEL_SECTIONS and s.status in ("done", "reused")
+    ]
     chosen = [s for s in made if not stage or s.name == stage]
     if not chosen:
-        raise StoreError(f"run {run.id} has no finished stage {stage or 'with a model'!r}; it has: {', '.join(s.name for s in made) or 'none'}")
+        raise StoreError(
+            f"run {run.id} has no finished stage {stage or 'with a model'!r}; it has: {', '.join(s.name for s in made) or 'none'}"
+        )
     return Store.open().get(chosen[-1].identity)
 
 

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from whet import parts
 from whet.errors import RecipeError
 from whet.model import Model
-from whet.recipe import BASE, MODEL_SECTIONS, DataStep, EditStep, ExportStep, MeasureStep, QuantizeStep, Recipe, TrainStep, objectives
+from whet.recipe import (
+    BASE,
+    MODEL_SECTIONS,
+    DataStep,
+    EditStep,
+    ExportStep,
+    MeasureStep,
+    QuantizeStep,
+    Recipe,
+    TrainStep,
+    objectives,
+)
 from whet.run.comparisons import compare_stages, measure_stages
 from whet.run.models import open_model, save_model
 
@@ -72,7 +83,9 @@ def make_base(recipe: Recipe, inputs: Inputs, folder: Path) -> Receipt:
         raise RecipeError("tokenizer_data: a model from scratch needs the data step whose text its tokenizer is trained on")
     rows = inputs.dataset(recipe.tokenizer_data)
     if "text" not in rows.column_names:
-        raise RecipeError(f"tokenizer_data: the rows of {recipe.tokenizer_data!r} have no 'text' column; they have {rows.column_names}")
+        raise RecipeError(
+            f"tokenizer_data: the rows of {recipe.tokenizer_data!r} have no 'text' column; they have {rows.column_names}"
+        )
     model = recipe.model(list(rows["text"]), recipe.seed)
     save_model(model, folder / MODEL)
     return {"weights": model.parameters, "vocabulary": len(model.tokenizer), "dtype": str(model.network.dtype)}
@@ -152,7 +165,9 @@ def token_rows(model: Model, rows: Any, count: int) -> list[list[int]]:
     from whet.data.prepare import prepare
 
     columns = set(rows.column_names)
-    kind = "chat" if columns & {"completion", "messages"} and not columns & {"chosen"} and model.tokenizer.chat_template else "plain"
+    kind = (
+        "chat" if columns & {"completion", "messages"} and not columns & {"chosen"} and model.tokenizer.chat_template else "plain"
+    )
     taken = rows.select(range(min(count, len(rows))))
     units, _ = prepare(taken, parts.build("format", kind), model.tokenizer, max_length=model.context or 2048, overlong="chunk")
     return [list(example.input_ids) for unit in units for example in unit]
@@ -164,7 +179,9 @@ def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
 
     for name in step.models:
         if inputs.model(name).quantized:
-            raise RecipeError(f"edit step {step.name!r}: stage {name!r} is quantized; merge the unquantized stages, then quantize")
+            raise RecipeError(
+                f"edit step {step.name!r}: stage {name!r} is quantized; merge the unquantized stages, then quantize"
+            )
     scorer = None
     if step.score is not None:
         task = step.score
@@ -209,9 +226,12 @@ class _stage_folders:
 def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path) -> Receipt:
     results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder)
     found = compare_stages(results, parents(inputs.recipe), folder)
-    written = sum(int(r.receipt.get("generated_tokens", 0)) + int(r.receipt.get("prompt_tokens", 0)) for rs in results.values() for r in rs)
+    written = sum(
+        int(r.receipt.get("generated_tokens", 0)) + int(r.receipt.get("prompt_tokens", 0)) for rs in results.values() for r in rs
+    )
     scores = {
-        task: {r.model: f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" for r in rs for e in [r.estimates[r.metric]]} for task, rs in results.items()
+        task: {r.model: f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" for r in rs for e in [r.estimates[r.metric]]}
+        for task, rs in results.items()
     }
     verdicts = [f"{c.second} against {c.first} on {c.task}: {c.verdict}" for c in found]
     ended = {r.model: r.receipt["ended"] for rs in results.values() for r in rs if "ended" in r.receipt}
@@ -221,8 +241,8 @@ def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path) -> Receipt:
 def parents(recipe: Recipe) -> dict[str, str]:
     """Stage -> the stage that it is judged against: what it was made from (for a merge, its first ingredient)."""
     found = {}
-    for section, step in recipe.steps:
-        if section in ("train", "quantize"):
+    for _, step in recipe.steps:
+        if isinstance(step, (TrainStep, QuantizeStep)):
             found[step.name] = step.model or BASE
         elif isinstance(step, EditStep):
             found[step.name] = step.models[0]
@@ -243,4 +263,3 @@ def export_folder(model: Path | str, to: str, out: str | Path) -> Receipt:
     part = parts.build("export", to, "to")
     inner = Path(model) / MODEL
     return dict(part(open_model(inner if inner.is_dir() else model), Path(out)))
-

@@ -48,7 +48,9 @@ class Store:
             for folder in ("artifacts", "checkpoints", "runs"):
                 (scratch / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"the store {scratch} cannot be written ({error}); set WHET_HOME to a folder you can write") from None
+            raise StoreError(
+                f"the store {scratch} cannot be written ({error}); set WHET_HOME to a folder you can write"
+            ) from None
         return cls(address, scratch)
 
     @property
@@ -100,7 +102,9 @@ class Store:
                 self._upload(content, identity)
                 self._appear(content, folder)
         except OSError as error:
-            raise StoreError(f"cannot write artifact {identity} to {self.address}: {error}; earlier artifacts are intact") from error
+            raise StoreError(
+                f"cannot write artifact {identity} to {self.address}: {error}; earlier artifacts are intact"
+            ) from error
         return folder
 
     def identities(self) -> Iterator[str]:

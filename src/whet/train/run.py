@@ -7,11 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from whet import parts
 from whet.data.example import Example
-from whet.data.packing import pack, token_rows
 from whet.data.prepare import prepare
 from whet.model import Model
 from whet.train.combine import combine
@@ -20,6 +17,7 @@ from whet.train.policy import HFPolicy
 from whet.train.provider import FixedExamples
 from whet.train.rollouts import RolloutProvider, RolloutSettings
 from whet.train.settings import TrainSettings
+from whet.train.token_values import reader
 
 if TYPE_CHECKING:
     from whet.train.objective import Objective
@@ -65,12 +63,13 @@ def train(
     combined = combine(objective[0][1] if len(objective) == 1 and objective[0][0] == 1.0 else objective)
     schedule = parts.build("schedule", schedule)
     temperature = 1.0
+    prepared: dict[str, Any] = {}
     if "rollouts" in combined.needs:
         sampling = RolloutSettings(**parts.validate(parts.settings_of(RolloutSettings), rollouts or {}, "rollouts", "rollouts"))
         provider: Any = RolloutProvider(rows, parts.build("reward", reward), combined, sampling, schedule=schedule, seed=chosen.seed)  # type: ignore[arg-type]
         if "reference" in combined.needs:
-            provider.bind(reference_logps=reference_scorer(model, sampling.temperature))
-        temperature, prepared = sampling.temperature, {}
+            provider.bind(reference_logps=reference_reader(model, sampling.temperature))
+        temperature = sampling.temperature
     else:
         units, prepared = _units(model, rows, format or ("preference" if "pairs" in combined.needs else "chat"), chosen)
         if "reference" in combined.needs:
@@ -81,7 +80,7 @@ def train(
         model,
         provider,
         combined,
-        replace(chosen, overlong="drop"),
+        chosen,
         adapter=adapter,
         optimizer=optimizer,
         temperature=temperature,
@@ -98,29 +97,17 @@ def _units(model: Model, rows: Any, format: Any, settings: TrainSettings) -> tup
     return prepare(rows, parts.build("format", format), model.tokenizer, max_length=limit, overlong=settings.overlong)
 
 
-def reference_scorer(model: Model, temperature: float = 1.0) -> Callable[[Sequence[Example]], list[list[float]]]:
-    """A function that gives, for examples, the frozen model's log-probability of each token (0 where not trained)."""
-    frozen = model.copy().network.requires_grad_(False)
-    policy = HFPolicy(frozen, temperature=temperature)
-
-    def score(examples: Sequence[Example]) -> list[list[float]]:
-        numbered = [replace(example, unit=i) for i, example in enumerate(examples)]
-        found: list[list[float]] = [[] for _ in examples]
-        with torch.no_grad():
-            for batch in pack(numbered, micro_tokens=SCORE_TOKENS, share=policy.shares_packs, device=policy.device):
-                for row, values in token_rows(batch, policy.logps(batch)).items():
-                    found[int(batch.unit[row])] = values
-                policy.forget()
-        return found
-
-    return score
+def reference_reader(model: Model, temperature: float = 1.0) -> Callable[[Sequence[Example]], list[list[float]]]:
+    """Reads the log-probabilities of the starting model, which training leaves as it is."""
+    policy = HFPolicy(model.network, temperature=temperature)
+    return reader(policy.logps, micro_tokens=SCORE_TOKENS, share=policy.shares_packs, device=policy.device)
 
 
 def with_reference_logps(model: Model, units: Sequence[Sequence[Example]]) -> list[list[Example]]:
     """The units with ``token_values["reference_logps"]``, computed once before training."""
-    score = reference_scorer(model)
+    read = reference_reader(model)
     flat = [example for unit in units for example in unit]
-    numbers = iter(score(flat))
+    numbers = iter(read(flat))
     return [[replace(e, token_values={**e.token_values, "reference_logps": next(numbers)}) for e in unit] for unit in units]
 
 

@@ -14,7 +14,7 @@ SHOWN = 3
 
 @dataclass
 class Dropped:
-    """Counts of rows left out, with the start of a few of them as token ids."""
+    """Counts of rows left out, each time they come up, with the start of a few of them as token ids."""
 
     overlong: int = 0
     untrained: int = 0

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,7 @@ def prepare(
     precision = choose(settings.precision, model.network.device, width)
     head = _value_head(width, model.network.device) if "values" in objective.needs else None
     policy = HFPolicy(network, precision.compute, temperature, head)
-    if head is not None and hasattr(provider, "bind"):
-        provider.bind(old_values=reader(policy.values, share=policy.shares_packs, device=policy.device))
+    _bind(provider, policy)
     parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
     parameters += [(f"value_head.{n}", p) for n, p in head.named_parameters()] if head else []
     if not parameters:
@@ -171,6 +171,17 @@ def prepare(
         start_dtype=start_dtype,
         identity=identity,
     )
+
+
+def _bind(provider: Any, policy: HFPolicy) -> None:
+    """Lets rollouts carry the value head's predictions and, where training rounds its products, the trainer's log-probabilities
+    for the sampler's, which differ from them by that rounding: the ratio must begin at 1."""
+    if hasattr(provider, "bind"):
+        read = partial(reader, share=policy.shares_packs, device=policy.device)
+        provider.bind(
+            old_values=read(policy.values) if policy.value_head is not None else None,
+            old_logps=read(policy.logps) if policy.compute is not torch.float32 else None,
+        )
 
 
 def _limit(settings: TrainSettings, model: Model) -> int:

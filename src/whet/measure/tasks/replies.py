@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 
-from whet import parts
 from whet.data.chat import encode
 from whet.data.example import Example
 from whet.data.messages import messages_of

@@ -11,7 +11,7 @@ embedding ``E R``; readers (q, k, v, gate, up, head) ``W R``; writers (o, down) 
 ``down``: the input of the down projection, ``W R``. No weight can take the inverse, because a product of two activations
 stands before it, so the network rotates that input as it runs. Off by default, since plain exports cannot hold it.
 
-Sizes that are no power of two: see ``whet.quantize.hadamard``. Products are taken in float64. Networks with
+Sizes that are no power of two: see ``whet.hadamard``. Products are taken in float64. Networks with
 LayerNorm, gains of the form 1 + w, norms after sub-layers, or fused projections are refused by name.
 """
 
@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from whet.errors import RecipeError
-from whet.quantize import online
+from whet import online
 from whet.quantize.blocks import find_blocks, untie
 from whet.quantize.calibration import CalibrationSet
-from whet.quantize.hadamard import Rotation, is_hadamard, rotation
+from whet.hadamard import Rotation, is_hadamard, rotation
 
 READERS = {
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

@@ -9,7 +9,7 @@ Defaults: p 0.2 and a rise over two thirds of training (the released settings: p
 replacement by a random token of the vocabulary, which needs no new token.
 
 Paper: masked-thought — Masked Thought: Simply Masking Partial Reasoning Steps Can Improve Mathematical Reasoning Learning of Language Models
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

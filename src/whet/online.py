@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from whet.errors import ModelError
-from whet.quantize.hadamard import rotation
+from whet.hadamard import rotation
 
 CONFIG_KEY = "whet_online"
 

@@ -1,0 +1,150 @@
+"""Says before a run what it will take and what its measurement could show, from a short trial on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from whet.recipe import BASE, MODEL_SECTIONS, Recipe, TrainStep, objectives, rollout_settings
+
+if TYPE_CHECKING:
+    from whet.data.example import Example
+    from whet.model import Model
+
+FLIPPING = 0.2
+"""Share of examples assumed to change between two stages, for the smallest detectable difference."""
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """A step's expected seconds, tokens and how they were found."""
+
+    name: str
+    seconds: float
+    tokens: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Steps with their expected time, peak memory (MiB) and, by task, the smallest detectable difference of accuracy."""
+
+    steps: Sequence[StepForecast]
+    memory_mib: float
+    detectable: Mapping[str, tuple[int, float]]
+
+    @property
+    def seconds(self) -> float:
+        return sum(step.seconds for step in self.steps)
+
+    def lines(self) -> list[str]:
+        """The forecast as text."""
+        out = [f"forecast: about {_duration(self.seconds)}, {self.memory_mib:,.0f} MiB at the peak"]
+        out += [f"  {s.name}: {_duration(s.seconds)}, {s.tokens:,.0f} tokens ({s.basis})" for s in self.steps]
+        for task, (n, difference) in self.detectable.items():
+            out.append(
+                f"  {task}: with {n} examples of which {FLIPPING:.0%} flip, a difference of {difference:.3f} is found with 80% power; smaller ones may not be"
+            )
+        return out
+
+
+def forecast_recipe(
+    recipe: Recipe, model: Model, prepared: Mapping[str, Any], generated_per_second: float, rows_of: Callable[[str], Any]
+) -> Forecast:
+    """Times a few optimizer steps per training step and scales up.
+
+    Args:
+        recipe: what will run.
+        model: its starting model; later stages are taken to be as large.
+        prepared: units of examples by training step.
+        generated_per_second: measured speed of sampling, tokens per second in a small batch (0: unknown).
+        rows_of: rows of a data step by name, ``None`` if unknown.
+    """
+    from whet.run.machine import peak_memory_mib
+
+    steps = []
+    for step in recipe.section("train"):
+        rows = rows_of(step.data)
+        if step.name in prepared:
+            steps.append(_training(step, model, prepared[step.name], len(rows)))
+        elif step.rollouts or "rollouts" in frozenset().union(*(o.needs for _, o in objectives(step.objective))):
+            steps.append(_rollouts(step, generated_per_second))
+    steps += _measuring(recipe, generated_per_second)
+    return Forecast(steps, peak_memory_mib(), _detectable(recipe))
+
+
+def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]], rows: int) -> StepForecast:
+    from whet.train.loop import fit
+    from whet.train.provider import FixedExamples
+    from whet.train.settings import TrainSettings
+
+    given = {k: v for k, v in step.settings.items() if k in ("precision", "micro_tokens", "gradient_checkpointing", "max_length")}
+    batch = min(int(step.settings.get("batch_size", 64)), len(units))
+    trial = TrainSettings(steps=3, batch_size=batch, lr=0.0, **given)
+    log = fit(
+        model,
+        FixedExamples(units, step.schedule, batch_size=batch),
+        objectives(step.objective),
+        trial,
+        adapter=step.adapter,
+        progress=False,
+    ).curve
+    speed = sum(e["tokens"] for e in log[1:]) / max(sum(e["seconds"] for e in log[1:]), 1e-9)
+    per_unit = sum(len(e) for unit in units for e in unit) / len(units)
+    tokens = _planned_tokens(step, per_unit, rows)
+    return StepForecast(step.name, tokens / speed, tokens, f"{speed:,.0f} tokens/s in a trial of 3 steps")
+
+
+def _planned_tokens(step: TrainStep, per_unit: float, rows: int) -> float:
+    settings = step.settings
+    if settings.get("tokens"):
+        return float(settings["tokens"])
+    if settings.get("steps"):
+        return float(settings["steps"]) * int(settings.get("batch_size", 64)) * per_unit
+    return float(settings.get("epochs", 1)) * rows * per_unit
+
+
+def _rollouts(step: TrainStep, speed: float) -> StepForecast:
+    plan = rollout_settings(step.rollouts)
+    steps = int(step.settings.get("steps", 1))
+    tokens = steps / plan.steps_per_rollout * plan.prompts * plan.group_size * plan.max_new_tokens
+    return StepForecast(
+        step.name,
+        tokens / speed if speed else 0.0,
+        tokens,
+        "at most: every completion as long as allowed, at the speed of a small batch",
+    )
+
+
+def _measuring(recipe: Recipe, speed: float) -> list[StepForecast]:
+    stages = [BASE, *(s.name for section, s in recipe.steps if section in MODEL_SECTIONS)]
+    found = []
+    for step in recipe.section("measure"):
+        count = len(step.models or stages)
+        tokens = float(sum((_examples(t) or 0) * getattr(t, "max_new_tokens", 0) for t in step.tasks) * count)
+        basis = f"at most, {count} stages" if tokens else f"{count} stages, no generation"
+        found.append(StepForecast(step.name, tokens / speed if speed else 0.0, tokens, basis))
+    return found
+
+
+def _examples(task: Any) -> int | None:
+    limit = getattr(task, "limit", None)
+    rows = getattr(getattr(task, "data", None), "rows", None)
+    return min(v for v in (limit, rows) if v) if limit or rows else None
+
+
+def _detectable(recipe: Recipe) -> dict[str, tuple[int, float]]:
+    from whet.measure.statistics import detectable_difference
+
+    found = {}
+    for step in recipe.section("measure"):
+        for task in step.tasks:
+            n = _examples(task)
+            if n and hasattr(task, "max_new_tokens"):
+                found[f"{step.name}: {task.title}"] = (n, detectable_difference(n, FLIPPING))
+    return found
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
