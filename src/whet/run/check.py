@@ -17,7 +17,7 @@ from whet import parts
 from whet.model import Model, quiet_transformers
 from whet.recipe import Recipe, TrainStep, objectives, read
 from whet.run.bundled import find_recipe
-from whet.run.forecast import Forecast, forecast_recipe
+from whet.run.forecast import Forecast, Generation, forecast_recipe
 from whet.run.models import open_model
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ROWS = 32
 """Rows of each training step that are looked at."""
+SAMPLED, SHOWN = 64, 10
+"""Prompts that are answered once, and how many of the answers are shown."""
 SMALL = 50_000_000
 """Weights up to which the checks that copy the model on disk or train it a little are run."""
 
@@ -102,13 +104,15 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
         rendered[step.name] = receipt["rendered"]
         checks += _training_checks(step, model, units)
     flat = [e for units, _ in prepared.values() for unit in units for e in unit][:ROWS]
-    samples, completions_checks, speed = _sampling(parsed, model)
-    checks += _reading_checks(model, flat) + completions_checks
+    samples, sampling_checks, generation = _sampling(parsed, model)
+    checks += _reading_checks(model, flat) + sampling_checks
     if model.parameters <= SMALL:
         checks += _small_checks(parsed, model, prepared)
     else:
         notes.append(f"{model.parameters:,} weights: merging and resuming are checked by the tests, not on this model")
-    forecast = forecast_recipe(parsed, model, {k: u for k, (u, _) in prepared.items()}, speed, lambda name: rows_of(parsed, name))
+    forecast = forecast_recipe(
+        parsed, model, {k: u for k, (u, _) in prepared.items()}, generation, lambda name: rows_of(parsed, name)
+    )
     ended = sum(s["finish"] != "length" for s in samples)
     return CheckResult(checks, rendered, samples, ended, forecast, notes)
 
@@ -179,8 +183,8 @@ def _reading_checks(model: Model, examples: Sequence[Example]) -> list[Check]:
     return [Check(i.name, i.statement, i.deviation, i.limit) for i in found]
 
 
-def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[Check], float]:
-    """Ten sampled outputs, the agreement of sampler and trainer on them, and tokens per second."""
+def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[Check], Generation]:
+    """Ten sampled outputs, the agreement of sampler and trainer on them, and how fast and long the model writes."""
     import time
 
     from whet.data.chat import prompt_ids
@@ -191,39 +195,25 @@ def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[
         (r for s in recipe.section("data") if (r := rows_of(recipe, s.name)) is not None and "prompt" in r.column_names), None
     )
     if rows is None or not model.tokenizer.chat_template:
-        return [], [], 0.0
-    taken = [rows[i] for i in range(min(10, len(rows)))]
+        return [], [], Generation(0.0, 0.0)
+    taken = [rows[i] for i in range(min(SAMPLED, len(rows)))]
     prompts = [prompt_ids(row, model.tokenizer) for row in taken]
     started = time.perf_counter()
     completions = generate(model, prompts, Sampling(max_new_tokens=128), seed=recipe.seed)
-    speed = sum(len(c.ids) for c in completions) / (time.perf_counter() - started)
-    shown = [{"prompt": str(r["prompt"]), "completion": c.text, "finish": c.finish} for r, c in zip(taken, completions)]
-    return shown, [_ratio_check(model, prompts, completions)], speed
+    written = sum(len(c.ids) for c in completions)
+    generation = Generation(written / (time.perf_counter() - started), written / len(completions))
+    shown = [
+        {"prompt": str(row["prompt"]), "completion": c.text, "finish": c.finish} for row, c in zip(taken[:SHOWN], completions)
+    ]
+    return shown, [_ratio_check(model, prompts, completions)], generation
 
 
 def _ratio_check(model: Model, prompts: Sequence[Sequence[int]], completions: Sequence[Any]) -> Check:
-    """The mean importance ratio on fresh samples is 1: the sampler and the trainer speak of one distribution."""
-    import math
+    from whet.train.invariants import check_ratio
 
-    from whet.data.example import Example
-    from whet.train.policy import HFPolicy
-    from whet.train.token_values import reader
-
-    examples = [
-        Example([*prompts[c.prompt], *c.ids], [False] * len(prompts[c.prompt]) + [True] * len(c.ids), unit=i)
-        for i, c in enumerate(completions)
-    ]
-    policy = HFPolicy(model.network)
-    trained = reader(policy.logps, share=policy.shares_packs, device=policy.device)(examples)
-    ratios = [math.exp(new - old) for c, row in zip(completions, trained) for new, old in zip(row[-len(c.ids) :], c.logps)]
-    deviation = abs(sum(ratios) / len(ratios) - 1.0)
-    limit = 1e-4 if model.network.dtype.itemsize == 4 else 0.05
-    return Check(
-        "sampler and trainer",
-        f"mean ratio of their probabilities on {len(ratios)} fresh tokens, distance from 1",
-        deviation,
-        limit,
-    )
+    found = check_ratio(model, [(prompts[c.prompt], c.ids, c.logps) for c in completions])
+    statement = f"mean ratio of their probabilities on {found['tokens']} fresh tokens, distance from 1"
+    return Check("sampler and trainer", statement, found["ratio"], 1e-4 if model.network.dtype.itemsize == 4 else 0.05)
 
 
 def _small_checks(recipe: Recipe, model: Model, prepared: Mapping[str, tuple[Any, Any]]) -> list[Check]:

@@ -17,6 +17,19 @@ FLIPPING = 0.2
 
 
 @dataclass(frozen=True)
+class Generation:
+    """How the starting model wrote in a trial: tokens per second, and tokens per completion (both 0 if it could not be tried)."""
+
+    speed: float
+    length: float
+
+    def of(self, completions: float, longest: int) -> tuple[float, float]:
+        """(seconds, tokens) for that many completions of at most ``longest`` tokens."""
+        tokens = completions * min(self.length, longest)
+        return (tokens / self.speed if self.speed else 0.0), tokens
+
+
+@dataclass(frozen=True)
 class StepForecast:
     """A step's expected seconds, tokens and how they were found."""
 
@@ -50,7 +63,7 @@ class Forecast:
 
 
 def forecast_recipe(
-    recipe: Recipe, model: Model, prepared: Mapping[str, Any], generated_per_second: float, rows_of: Callable[[str], Any]
+    recipe: Recipe, model: Model, prepared: Mapping[str, Any], generation: Generation, rows_of: Callable[[str], Any]
 ) -> Forecast:
     """Times a few optimizer steps per training step and scales up.
 
@@ -58,7 +71,7 @@ def forecast_recipe(
         recipe: what will run.
         model: its starting model; later stages are taken to be as large.
         prepared: units of examples by training step.
-        generated_per_second: measured speed of sampling, tokens per second in a small batch (0: unknown).
+        generation: how the model wrote in a trial.
         rows_of: rows of a data step by name, ``None`` if unknown.
     """
     from whet.run.machine import peak_memory_mib
@@ -69,8 +82,8 @@ def forecast_recipe(
         if step.name in prepared:
             steps.append(_training(step, model, prepared[step.name], len(rows)))
         elif step.rollouts or "rollouts" in frozenset().union(*(o.needs for _, o in objectives(step.objective))):
-            steps.append(_rollouts(step, generated_per_second))
-    steps += _measuring(recipe, generated_per_second)
+            steps.append(_rollouts(step, generation))
+    steps += _measuring(recipe, generation)
     return Forecast(steps, peak_memory_mib(), _detectable(recipe))
 
 
@@ -105,26 +118,26 @@ def _planned_tokens(step: TrainStep, per_unit: float, rows: int) -> float:
     return float(settings.get("epochs", 1)) * rows * per_unit
 
 
-def _rollouts(step: TrainStep, speed: float) -> StepForecast:
+def _rollouts(step: TrainStep, generation: Generation) -> StepForecast:
     plan = rollout_settings(step.rollouts)
-    steps = int(step.settings.get("steps", 1))
-    tokens = steps / plan.steps_per_rollout * plan.prompts * plan.group_size * plan.max_new_tokens
+    rollouts = int(step.settings.get("steps", 1)) / plan.steps_per_rollout
+    seconds, tokens = generation.of(rollouts * plan.prompts * plan.group_size, plan.max_new_tokens)
+    # A training step costs about as much as sampling its rows: three passes over them, but all positions at once.
     return StepForecast(
-        step.name,
-        tokens / speed if speed else 0.0,
-        tokens,
-        "at most: every completion as long as allowed, at the speed of a small batch",
+        step.name, 2 * seconds, tokens, "completions as long as the starting model's; sampling, and as much for training"
     )
 
 
-def _measuring(recipe: Recipe, speed: float) -> list[StepForecast]:
+def _measuring(recipe: Recipe, generation: Generation) -> list[StepForecast]:
     stages = [BASE, *(s.name for section, s in recipe.steps if section in MODEL_SECTIONS)]
     found = []
     for step in recipe.section("measure"):
         count = len(step.models or stages)
-        tokens = float(sum((_examples(t) or 0) * getattr(t, "max_new_tokens", 0) for t in step.tasks) * count)
-        basis = f"at most, {count} stages" if tokens else f"{count} stages, no generation"
-        found.append(StepForecast(step.name, tokens / speed if speed else 0.0, tokens, basis))
+        parts_of = [generation.of((_examples(t) or 0) * count, getattr(t, "max_new_tokens", 0)) for t in step.tasks]
+        seconds, tokens = (sum(values) for values in zip(*parts_of))
+        found.append(
+            StepForecast(step.name, seconds, tokens, f"{count} stages" if tokens else f"{count} stages, nothing written")
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,26 @@ def check_packing(model: Model, examples: Sequence[Example]) -> dict[str, Any]:
     worst = max(abs(a - b) for left, right in zip(together, apart) for a, b in zip(left, right))
     loss = _relative(sum(map(sum, together)), sum(map(sum, apart)))
     return {"logps": worst, "loss": loss, "packed": policy.shares_packs}
+
+
+def check_ratio(model: Model, samples: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float]]]) -> dict[str, Any]:
+    """Whether sampler and trainer speak of one distribution: the mean importance ratio on fresh samples at temperature 1 is 1.
+
+    Args:
+        samples: (prompt ids, completion ids, the sampler's log-probabilities) each.
+
+    Returns:
+        ``ratio``: distance of the mean of exp(trainer's - sampler's log-probability) from 1; ``tokens``: how many.
+    """
+    examples = [
+        Example([*prompt, *ids], [False] * len(prompt) + [True] * len(ids), unit=i) for i, (prompt, ids, _) in enumerate(samples)
+    ]
+    policy = HFPolicy(model.network)
+    with _evaluating(model.network):
+        rows = reader(policy.logps, share=policy.shares_packs, device=policy.device)(examples)
+    pairs = [(new, old) for (_, ids, logps), row in zip(samples, rows) for new, old in zip(row[len(row) - len(ids) :], logps)]
+    ratios = [math.exp(new - old) for new, old in pairs]
+    return {"ratio": abs(sum(ratios) / max(1, len(ratios)) - 1.0), "tokens": len(ratios)}
 
 
 def _gradient(
