@@ -120,7 +120,7 @@ def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None
         from whet.online import attach
 
         attach(network)
-    network.to(torch.device(device or default_device()))
+    network = network.to(device or default_device())  # type: ignore[arg-type]
     network.eval()
     lineage_file = Path(path) / LINEAGE_FILE
     lineage = json.loads(lineage_file.read_text()) if lineage_file.is_file() else {}

@@ -109,6 +109,8 @@ class MeasureStep:
     tasks: Annotated[tuple[Any, ...], Kind("task")]
     models: tuple[str, ...] = ()
     """Default: the recipe's model and every stage."""
+    against: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> the stage that it is compared with; default the one that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -386,6 +388,8 @@ def references(section: str, step: Step) -> dict[str, str]:
         found[name] = getattr(step, name, None)
     for index, name in enumerate(getattr(step, "models", ())):
         found[f"models.{index}"] = name
+    for stage, name in getattr(step, "against", {}).items():
+        found[f"against.{stage}"] = name
     return {k: v for k, v in found.items() if v is not None and v != BASE}
 
 

@@ -11,12 +11,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from whet.errors import RecipeError
-from whet.model import Model, load_model
 from whet import online
+from whet.errors import RecipeError
+from whet.hadamard import is_hadamard, rotation
+from whet.model import Model, load_model
 from whet.quantize.calibration import CalibrationSet
 from whet.quantize.fidelity import compare, probe_rows
-from whet.hadamard import is_hadamard, rotation
 from whet.quantize.transforms.hadamard import Hadamard
 
 ROWS = probe_rows(300, 64)

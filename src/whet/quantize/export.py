@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from whet import online
 from whet.errors import ModelError, RecipeError
 from whet.model import LINEAGE_FILE, Model, template_hash, weights_hash
-from whet import online
 from whet.quantize.fidelity import compare, probe_rows
 
 TOLERANCE = 1e-3

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
+from whet import online
 from whet.errors import ModelError
 from whet.model import LINEAGE_FILE, Model, default_device
-from whet import online
 from whet.quantize.blocks import weight_of
 from whet.quantize.codes import QuantizedLinear
 from whet.quantize.export import uncoded_tensors, write_lineage

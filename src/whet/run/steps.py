@@ -225,7 +225,7 @@ class _stage_folders:
 
 def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path) -> Receipt:
     results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder)
-    found = compare_stages(results, parents(inputs.recipe), folder)
+    found = compare_stages(results, {**parents(inputs.recipe), **step.against}, folder)
     written = sum(
         int(r.receipt.get("generated_tokens", 0)) + int(r.receipt.get("prompt_tokens", 0)) for rs in results.values() for r in rs
     )

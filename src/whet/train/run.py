@@ -59,14 +59,18 @@ def train(
     Returns:
         The trained model and its receipt (``curve`` holds every step, ``cost`` tokens and FLOPs).
     """
-    chosen = TrainSettings(**parts.validate(parts.settings_of(TrainSettings), {"seed": seed, **settings}, "train", "a train step"))
+    chosen = TrainSettings(
+        **parts.validate(parts.settings_of(TrainSettings), {"seed": seed, **settings}, "train", "a train step")
+    )
     combined = combine(objective[0][1] if len(objective) == 1 and objective[0][0] == 1.0 else objective)
     schedule = parts.build("schedule", schedule)
     temperature = 1.0
     prepared: dict[str, Any] = {}
     if "rollouts" in combined.needs:
         sampling = RolloutSettings(**parts.validate(parts.settings_of(RolloutSettings), rollouts or {}, "rollouts", "rollouts"))
-        provider: Any = RolloutProvider(rows, parts.build("reward", reward), combined, sampling, schedule=schedule, seed=chosen.seed)  # type: ignore[arg-type]
+        provider: Any = RolloutProvider(
+            rows, parts.build("reward", reward), combined, sampling, schedule=schedule, seed=chosen.seed
+        )
         if "reference" in combined.needs:
             provider.bind(reference_logps=reference_reader(model, sampling.temperature))
         temperature = sampling.temperature
@@ -115,10 +119,11 @@ def _whole_cost(receipt: Mapping[str, Any], weights: int, prepared: Mapping[str,
     """Tokens and FLOPs of the step, with those of the reference model and of sampling on top of the loop's own."""
     cost = dict(receipt["cost"])
     sampled = receipt.get("provider") or {}
-    extra = int(prepared.get("reference_tokens", 0)) + int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0))
+    extra = (
+        int(prepared.get("reference_tokens", 0)) + int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0))
+    )
     return {
         "tokens": int(cost["tokens"]) + extra,
         "flops": float(cost["flops"]) + 2.0 * weights * extra,
         "seconds_training": round(float(cost["seconds"]), 2),
     }
-

@@ -49,7 +49,9 @@ class Replies:
         kept = [(i, row, example) for i, row, example, fit in zip(drawn.ids, drawn.rows, encoded, fits) if fit]
         if not kept:
             raise DataError(f"{self.title}: every row is longer than the model's context of {model.context} tokens")
-        logps, _ = sequence_logps(model, [([*e.input_ids[:1]], [*e.input_ids[1:]]) for _, _, e in kept], batch_tokens=self.batch_tokens)
+        logps, _ = sequence_logps(
+            model, [([*e.input_ids[:1]], [*e.input_ids[1:]]) for _, _, e in kept], batch_tokens=self.batch_tokens
+        )
         outcomes = tuple(_outcome(i, row, example, found) for (i, row, example), found in zip(kept, logps))
         tokens = int(sum(outcome.weight for outcome in outcomes))
         shown = [list(example.input_ids) for _, _, example in kept]

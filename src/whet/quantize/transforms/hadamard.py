@@ -24,11 +24,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from whet.errors import RecipeError
 from whet import online
+from whet.errors import RecipeError
+from whet.hadamard import Rotation, is_hadamard, rotation
 from whet.quantize.blocks import find_blocks, untie
 from whet.quantize.calibration import CalibrationSet
-from whet.hadamard import Rotation, is_hadamard, rotation
 
 READERS = {
     "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
