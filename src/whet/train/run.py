@@ -68,8 +68,9 @@ def train(
     prepared: dict[str, Any] = {}
     if "rollouts" in combined.needs:
         sampling = RolloutSettings(**parts.validate(parts.settings_of(RolloutSettings), rollouts or {}, "rollouts", "rollouts"))
+        learner: Any = combined
         provider: Any = RolloutProvider(
-            rows, parts.build("reward", reward), combined, sampling, schedule=schedule, seed=chosen.seed
+            rows, parts.build("reward", reward), learner, sampling, schedule=schedule, seed=chosen.seed
         )
         if "reference" in combined.needs:
             provider.bind(reference_logps=reference_reader(model, sampling.temperature))
