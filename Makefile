@@ -8,7 +8,7 @@ STAMP = $(VENV)/.installed
 
 demo: $(STAMP)
 	$(BIN)/whet run recipes/demo.yaml --out out/demo
-	$(BIN)/python recipes/check_export.py out/demo
+	$(BIN)/python recipes/load_export.py out/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -12,11 +12,12 @@ from whet.run.figures import Point, curves, nice_ticks, stages
 
 
 def test_stages_hold_every_value_and_escape_names() -> None:
-    svg = stages([Point("<b>", 0.5, 0.4, 0.6, "note & more"), Point("sft", 0.8, 0.7, 0.9)], [3.0, 1.0], "accuracy")
+    svg = stages([Point("<b>", 0.5, 0.4, 0.6, "note & more"), Point("sft", 0.8, 0.7, 0.9, after="<b>")], [3.0, 1.0], "accuracy")
     tree = ElementTree.fromstring(svg)
     texts = [e.text for e in tree.iter() if e.tag.endswith("text")]
     assert "<b>" in texts and "0.8" in texts and "1.00" in texts
     assert len([e for e in tree.iter() if e.tag.endswith("circle")]) == 2
+    assert len([e for e in tree.iter() if e.tag.endswith("line") and e.attrib["stroke"] == "#c9d1da"]) == 1
 
 
 def test_curves_leave_out_nan_and_empty_series() -> None:

@@ -12,13 +12,14 @@ COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0f766e", "#a
 
 @dataclass(frozen=True)
 class Point:
-    """One stage's value with its interval."""
+    """One stage's value with its interval; ``after`` is the label of the stage that it came from, to which a line leads."""
 
     label: str
     value: float
     low: float
     high: float
     note: str = ""
+    after: str = ""
     colour: str = COLOURS[0]
 
 
@@ -41,11 +42,12 @@ def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: in
         out.append(_text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=12, colour=FAINT))
     base = top + height + 44 + bars
     largest = max(sizes) or 1.0
+    places = {point.label: index for index, point in enumerate(points)}
     for index, (point, size) in enumerate(zip(points, sizes)):
         x = left + step * (index + 0.5)
-        if index:
-            before = points[index - 1]
-            out.append(_line(x - step, y(before.value), x, y(point.value), "#c9d1da", 1.2))
+        if point.after in places:
+            before = places[point.after]
+            out.append(_line(left + step * (before + 0.5), y(points[before].value), x, y(point.value), "#c9d1da", 1.2))
         out.append(_line(x, y(point.low), x, y(point.high), point.colour, 2))
         out += [_line(x - 5, y(v), x + 5, y(v), point.colour, 2) for v in (point.low, point.high)]
         out.append(
@@ -109,7 +111,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def _svg(width: int, height: int, content: Sequence[str], label: str) -> str:
     body = "".join(content)
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{escape(label)}">{body}</svg>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> str:

@@ -20,7 +20,7 @@ _TEXT = 1200
 
 
 def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
-    """Writes ``report.html`` for a finished run and returns its path.
+    """Writes ``report.html`` (and its main figures as ``stages-<n>.svg``) for a finished run and returns its path.
 
     Args:
         run: the run with its steps.
@@ -47,6 +47,8 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
         versions=", ".join(f"{k} {v}" for k, v in run.versions.items()),
     )
     folder.mkdir(parents=True, exist_ok=True)
+    for number, block in enumerate(blocks):
+        (folder / f"stages-{number}.svg").write_text(block["figure"], encoding="utf-8")
     aside = folder / ".report.html.part"
     aside.write_text(page, encoding="utf-8")
     return aside.replace(folder / "report.html")
@@ -65,7 +67,7 @@ def _blocks(folder: Path, sizes: Mapping[str, float]) -> list[dict[str, Any]]:
     blocks = []
     for task in dict.fromkeys(entry["task"] for entry in listing):
         results = {e["stage"]: read_result(folder / e["file"]) for e in listing if e["task"] == task}
-        known = {**sizes, **{e["stage"]: e["mib"] for e in listing}}
+        known = {**{e["stage"]: e["mib"] for e in listing}, **sizes}
         blocks.append(_block(task, results, [c for c in comparisons if c.task == task], known))
     return blocks
 
@@ -74,12 +76,13 @@ def _block(
     task: str, results: Mapping[str, TaskResult], comparisons: Sequence[Comparison], sizes: Mapping[str, float]
 ) -> dict[str, Any]:
     first = next(iter(results.values()))
-    points = [_point(stage, result.estimates[result.metric]) for stage, result in results.items()]
+    before = {c.second: c.first for c in comparisons}
+    points = [_point(stage, result.estimates[result.metric], before.get(stage, "")) for stage, result in results.items()]
     n = len(first.outcomes)
     return {
         "title": f"{task}: {first.metric.replace('_', ' ')} of every stage",
         "caption": f"{n} held-out examples, the same for every stage. Whiskers are 95% intervals over examples, for these "
-        "checkpoints only. Bars are the weights on disk.",
+        "checkpoints only; lines lead to the stage that each is compared with. Bars are the weights on disk.",
         "figure": figures.stages(points, [sizes.get(s, 0.0) for s in results], first.metric.replace("_", " ")),
         "verdicts": [{"first": c.first, "second": c.second, "kind": c.kind, "text": c.verdict} for c in comparisons],
         "stages": list(results),
@@ -88,9 +91,9 @@ def _block(
     }
 
 
-def _point(stage: str, estimate: Estimate) -> figures.Point:
+def _point(stage: str, estimate: Estimate, after: str) -> figures.Point:
     note = f"{stage}: {estimate.value:.4g}, 95% interval {estimate.low:.4g} to {estimate.high:.4g} ({estimate.method}, n={estimate.n})"
-    return figures.Point(stage, estimate.value, estimate.low, estimate.high, note)
+    return figures.Point(stage, estimate.value, estimate.low, estimate.high, note, after)
 
 
 def _groups(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:

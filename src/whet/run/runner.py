@@ -243,7 +243,9 @@ class _Runner:
         out.mkdir(parents=True, exist_ok=True)
         for step in self.recipe.section("export"):
             shutil.copytree(self.folders[step.name], out / step.name, dirs_exist_ok=True)
-        return Path(shutil.copy(report, out / "report.html"))
+        for file in report.parent.iterdir():
+            shutil.copy(file, out / file.name)
+        return out / report.name
 
 
 def _uses_base(section: str, step: Any) -> bool:
