@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
     """A ReLU network with these layer widths."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for inner, outer in zip(sizes, sizes[1:]):
+    for inner, outer in itertools.pairwise(sizes):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -62,7 +63,13 @@ def batches(schedule: object, size: int, epochs: int, batch_size: int, seed: int
 
 
 def fit(
-    network: nn.Module, data: Images, order: Sequence[Tensor], optimizer: torch.optim.Optimizer, *, noise: float = 0.0, seed: int = 0
+    network: nn.Module,
+    data: Images,
+    order: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
 ) -> nn.Module:
     """Trains in place on these batches by cross-entropy; the learning rate falls to 0 along a cosine over all of them."""
     generator = torch.Generator().manual_seed(seed)

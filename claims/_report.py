@@ -40,7 +40,12 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _row(name: str, values: Sequence[float], low: float, high: float) -> Row:
     rounded = [_digits(v) for v in values]
-    return {"name": name, "values": rounded, "mean": _digits(sum(values) / len(values)), "interval": [_digits(low), _digits(high)]}
+    return {
+        "name": name,
+        "values": rounded,
+        "mean": _digits(sum(values) / len(values)),
+        "interval": [_digits(low), _digits(high)],
+    }
 
 
 def _digits(value: float) -> float:

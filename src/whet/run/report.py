@@ -47,8 +47,8 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
         versions=", ".join(f"{k} {v}" for k, v in run.versions.items()),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for number, block in enumerate(blocks):
-        (folder / f"stages-{number}.svg").write_text(block["figure"], encoding="utf-8")
+    for index, block in enumerate(blocks):
+        (folder / f"stages-{index}.svg").write_text(block["figure"], encoding="utf-8")
     aside = folder / ".report.html.part"
     aside.write_text(page, encoding="utf-8")
     return aside.replace(folder / "report.html")
