@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import rotate
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -55,6 +58,25 @@ def mlp(sizes: Sequence[int], seed: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class Residual(nn.Module):
+    """Embedding, pre-norm residual blocks, and a decoder to pixels that ``forward`` leaves out."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.embed, self.decode = nn.Linear(64, width), nn.Linear(width, 64)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+            for _ in range(blocks)
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features: [n, 64] -> [n, width]."""
+        hidden = self.embed(pixels)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return hidden
+
+
 def batches(schedule: object, size: int, epochs: int, batch_size: int, seed: int) -> list[Tensor]:
     """The index batches that a whet schedule gives for ``epochs``; the last batch of an epoch may be smaller."""
     order = parts.build("schedule", schedule)
@@ -93,3 +115,17 @@ def predictions(network: nn.Module, data: Images) -> Tensor:
 
 def accuracy(network: nn.Module, data: Images) -> float:
     return float((predictions(network, data) == data.labels).float().mean())
+
+
+def save(network: nn.Module, folder: Path) -> Path:
+    """Writes a folder that whet's edits read: the weights, and a configuration that names the kind of model."""
+    folder.mkdir(parents=True)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": type(network).__name__}))
+    return folder
+
+
+def load(network: nn.Module, folder: Path) -> nn.Module:
+    """Puts a folder's weights into the network."""
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network

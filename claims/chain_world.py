@@ -26,7 +26,6 @@ NETWORK = Llama(
     hidden_size=64, layers=2, heads=4, key_value_heads=4, intermediate_size=192, vocab_size=280, context=64, tie_embeddings=False
 )
 TEST_ROWS = 500
-BATCH = 64
 
 Scores = list[float]
 """One test prompt each, in [0, 1]."""
@@ -45,13 +44,20 @@ def fresh(seed: int) -> Model:
 
 
 def train(model: Model, rows: Dataset, steps: int, lr: float, seed: int, **fields: Any) -> Model:
-    """``steps`` optimizer steps of whet's training loop; its log line goes to standard error."""
+    """``steps`` optimizer steps of whet's training loop, 64 rows each unless ``fields`` say otherwise; its log line goes to standard error."""
     started = time.process_time()
-    made = whet.train(model, rows, steps=steps, lr=lr, seed=seed, **{"batch_size": BATCH, "name": "chains", **fields})
+    made = whet.train(model, rows, steps=steps, lr=lr, seed=seed, name="chains", **fields)
     print(
         f"seed {seed}: {steps} steps of {fields.get('objective', 'sft')}, {time.process_time() - started:.0f} s", file=sys.stderr
     )
     return made
+
+
+def reinforce(model: Model, rows: Dataset, steps: int, seed: int, *, objective: Any, reward: Any = "exact-answer") -> Model:
+    """``steps`` optimizer steps of 16 prompts x 8 completions, constant lr 1e-3 after the first twentieth."""
+    rollouts = {"prompts": 16, "group_size": 8, "max_new_tokens": 8}
+    fields = {"objective": objective, "reward": reward, "rollouts": rollouts, "lr_schedule": "constant"}
+    return train(model, rows, steps, 1e-3, seed, **fields)
 
 
 def receipt(model: Model) -> Mapping[str, Any]:

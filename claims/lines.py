@@ -7,15 +7,14 @@ on one task, and the others (the controls) suffer. Layer scaling is compared wit
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from _digits import Images, accuracy, batches, digits, fit
+from _digits import Images, Residual, accuracy, batches, digits, fit, load, save
 from _report import gap, row, show, with_holm
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whet.edit.run import run_edit
@@ -28,35 +27,20 @@ TASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "closed loop": lambda y: torch.isin(y, torch.tensor([0, 6, 8, 9])).long(),
     "straight": lambda y: torch.isin(y, torch.tensor([1, 4, 7])).long(),
 }
-FIXED = {
+FIXED: dict[str, Mapping[str, Any]] = {
     "lines 0.8": {"name": "lines", "alpha": 0.8},
     "constant 0.8": {"name": "wise-ft", "alpha": 0.8},
     "constant 0.9": {"name": "wise-ft", "alpha": 0.9},
 }
-SEARCHED = {"lines searched": {"name": "lines"}, "constant searched": {"name": "lines", "beta": 0.0}}
-
-
-class Residual(nn.Module):
-    """Embedding, residual blocks, and a decoder that only pre-training uses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.decode = nn.Linear(64, WIDTH), nn.Linear(WIDTH, 64)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, WIDTH))
-            for _ in range(BLOCKS)
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        hidden = self.embed(pixels)
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        return hidden
+SEARCHED: dict[str, Mapping[str, Any]] = {
+    "lines searched": {"name": "lines"},
+    "constant searched": {"name": "lines", "beta": 0.0},
+}
 
 
 def pretrained(data: Images, seed: int) -> Residual:
     torch.manual_seed(seed)
-    network = Residual()
+    network = Residual(WIDTH, BLOCKS)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for batch in batches("shuffle", len(data.labels), 60, 64, seed):
         pixels = data.pixels[batch]
@@ -88,8 +72,8 @@ class Bench:
         self.train, self.validation, self.test = digits(seed, TRAIN, VALIDATION)
         self.seed, self.work, start = seed, work, pretrained(self.train, seed)
         self.heads = {task: head(start, of(task, self.train), seed) for task in TASKS}
-        self.base = self.save(start, "base")
-        self.tuned = {task: self.save(self.tune(start, task), task.replace(" ", "-")) for task in TASKS}
+        self.base = save(start, work / "base")
+        self.tuned = {task: save(self.tune(start, task), work / task.replace(" ", "-")) for task in TASKS}
 
     def tune(self, start: Residual, task: str) -> Residual:
         network = copy.deepcopy(start)
@@ -98,15 +82,8 @@ class Bench:
         fit(nn.Sequential(network, self.heads[task]), of(task, self.train), order, optimizer)
         return network
 
-    def save(self, network: Residual, name: str) -> Path:
-        (self.work / name).mkdir()
-        save_file(network.state_dict(), self.work / name / "model.safetensors")
-        (self.work / name / "config.json").write_text(json.dumps({"model_type": "residual-mlp"}))
-        return self.work / name
-
     def accuracies(self, folder: Path, data: Images) -> dict[str, float]:
-        network = Residual()
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        network = load(Residual(WIDTH, BLOCKS), folder)
         return {task: accuracy(nn.Sequential(network, self.heads[task]), of(task, data)) for task in TASKS}
 
     def split(self, folder: Path, task: str, data: Images) -> tuple[float, float]:
@@ -130,37 +107,37 @@ class Bench:
     def merged(self) -> dict[str, float]:
         """Mean over tasks of the merged model's accuracy relative to the fine-tuned ones; coefficients chosen on validation."""
         models = list(self.tuned.values())
-        own = {task: self.accuracies(self.tuned[task], self.validation)[task] for task in TASKS}
 
         def score(folder: Path, data: Images = self.validation) -> float:
-            return sum(v / own[t] for t, v in self.accuracies(folder, data).items()) / len(TASKS)
+            found = self.accuracies(folder, data)
+            return sum(v / self.accuracies(self.tuned[t], data)[t] for t, v in found.items()) / len(TASKS)
 
         lines, _ = run_edit(models, "lines", output=self.work / "lines", base=self.base, scorer=score)
-        plain = []
-        for i in range(1, 21):
-            method, output = {"name": "task-arithmetic", "coefficient": i / 20}, self.work / f"sum{i}"
-            plain.append(run_edit(models, method, output=output, base=self.base)[0])
+        sums = [{"name": "task-arithmetic", "coefficient": i / 20} for i in range(1, 21)]
+        plain = [run_edit(models, m, output=self.work / f"sum{i}", base=self.base)[0] for i, m in enumerate(sums)]
         return {"merged by lines": score(lines, self.test), "merged by task arithmetic": score(max(plain, key=score), self.test)}
 
 
+def arms(seed: int) -> dict[str, float]:
+    """Every figure of one seed; those of single tasks as means over the five."""
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(seed, Path(work))
+        tasks, merged = [bench.one_task(task) for task in TASKS], bench.merged()
+    kinds = enumerate(("target", "control"))
+    means = {f"{kind}: {name}": sum(t[name][i] for t in tasks) / len(TASKS) for i, kind in kinds for name in tasks[0]}
+    kept = means["target: lines 0.8"] / means["target: fine-tuned"]
+    return {**means, **merged, "share of target kept, lines 0.8": kept}
+
+
 def main() -> None:
-    values: dict[str, list[float]] = {}
-    for seed in SEEDS:
-        with tempfile.TemporaryDirectory() as work:
-            bench = Bench(seed, Path(work))
-            tasks, merged = [bench.one_task(task) for task in TASKS], bench.merged()
-        for name in tasks[0]:
-            for i, kind in enumerate(("target", "control")):
-                values.setdefault(f"{kind}: {name}", []).append(sum(t[name][i] for t in tasks) / len(TASKS))
-        for name, value in merged.items():
-            values.setdefault(name, []).append(value)
+    found = [arms(seed) for seed in SEEDS]
+    values = {name: [f[name] for f in found] for name in found[0]}
     pairs = [("control: lines 0.8", "control: fine-tuned"), ("target: lines 0.8", "target: fine-tuned")]
     pairs += [(f"{kind}: lines 0.8", f"{kind}: constant {c}") for kind in ("control", "target") for c in (0.8, 0.9)]
     pairs += [(f"{kind}: lines searched", f"{kind}: constant searched") for kind in ("control", "target")]
     pairs += [("merged by lines", "merged by task arithmetic")]
-    kept = [a / b for a, b in zip(values["target: lines 0.8"], values["target: fine-tuned"])]
     gaps = with_holm([gap(f"{a} minus {b}", values[a], values[b]) for a, b in pairs])
-    show([*(row(name, v) for name, v in values.items()), row("share of target kept, lines 0.8", kept), *gaps])
+    show([*(row(name, v) for name, v in values.items()), *gaps])
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ rate, weight decay, noise and length. The soups are whet's edit; the ingredients
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from _digits import Images, accuracy, batches, digits, fit, mlp
+from _digits import Images, accuracy, batches, digits, fit, load, mlp, save
 from _report import gap, row, show, with_holm
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from whet.edit.run import run_edit
@@ -23,20 +21,6 @@ from whet.edit.run import run_edit
 SEEDS, MODELS, ANGLE, FURTHER = range(10), 8, 35.0, 55.0
 TRAIN, VALIDATION = 1000, 300
 WIDTHS = (64, 128, 128, 10)
-
-
-def save(network: nn.Module, folder: Path) -> Path:
-    """A folder that whet's edits read: weights, and a configuration that names the kind of model."""
-    folder.mkdir(parents=True)
-    save_file(network.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "mlp"}))
-    return folder
-
-
-def load(folder: Path) -> nn.Module:
-    network = mlp(WIDTHS, 0)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    return network
 
 
 def pretrained(data: Images, seed: int) -> nn.Module:
@@ -62,19 +46,19 @@ def arms(seed: int, work: Path) -> dict[str, float]:
     start, turned, held = pretrained(train, seed), train.rotated(ANGLE), validation.rotated(ANGLE)
     folders = [save(tuned(start, turned, seed, i), work / f"m{i}") for i in range(MODELS)]
 
-    def score(folder: Path) -> float:
-        return accuracy(load(folder), held)
+    def score(folder: Path, images: Images = held) -> float:
+        return accuracy(load(mlp(WIDTHS, 0), folder), images)
 
     uniform, _ = run_edit(folders, {"name": "soup", "mode": "uniform"}, output=work / "uniform")
     greedy, receipt = run_edit(folders, {"name": "soup", "mode": "greedy"}, output=work / "greedy", scorer=score)
     best = folders[int(np.argmax([score(f) for f in folders]))]
     found = {"greedy ingredients": float(len(receipt["ingredients"]))}
     for place, images in (("", test.rotated(ANGLE)), (", 20 degrees further", test.rotated(FURTHER))):
-        singles = [accuracy(load(f), images) for f in folders]
+        singles = [score(f, images) for f in folders]
         found |= {
-            f"greedy soup{place}": accuracy(load(greedy), images),
-            f"uniform soup{place}": accuracy(load(uniform), images),
-            f"best single by validation{place}": accuracy(load(best), images),
+            f"greedy soup{place}": score(greedy, images),
+            f"uniform soup{place}": score(uniform, images),
+            f"best single by validation{place}": score(best, images),
             f"mean of singles{place}": sum(singles) / len(singles),
         }
     return found

@@ -104,7 +104,9 @@ def main() -> None:
     base = whet.load("nano")
     tuned = whet.train(base, TRAIN, name="sft", seed=SEED, epochs=1, batch_size=16, lr=1e-3)
     task = {"name": "procbench", "data": TEST, "max_new_tokens": 320}
-    plain, tested, p_values = [], [], []
+    plain: list[Row] = []
+    tested: list[Row] = []
+    p_values: list[float] = []
     for name, model in (("base", base), ("sft", tuned)):
         result = whet.measure(model, task).results[0]
         found, p = rows(name, result)

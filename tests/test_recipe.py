@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whet.errors import RecipeError
-from whet.recipe import apply_override, read
+from whet.recipe import read
+from whet.recipe_text import apply_override
 
 GOOD = """\
 whet: 1

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet.errors import RecipeError, WhetError
 from whet.model import LINEAGE_FILE
-from whet.recipe import apply_override
+from whet.recipe_text import apply_override
 from whet.run import steps
 from whet.run.diff import diff_runs
 from whet.run.ledger import Ledger

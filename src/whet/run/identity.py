@@ -17,13 +17,13 @@ from whet.recipe import Step, TrainStep, objectives, settings_class
 _HERE = Path(__file__).parents[1]
 
 _ROOMS_OF = {
-    "base": ("architectures/tokenizer.py", "model.py"),
-    "data": ("data/*.py",),
+    "base": ("architectures/*.py", "model.py"),
+    "data": ("data/**/*.py", "generate/*.py"),
     "train": ("data/*.py", "train/*.py", "model.py"),
     "edit": ("edit/*.py", "model.py"),
-    "quantize": ("data/*.py", "quantize/*.py", "model.py"),
-    "measure": ("data/*.py", "generate/*.py", "measure/*.py", "model.py"),
-    "export": ("quantize/*.py", "model.py"),
+    "quantize": ("data/*.py", "quantize/*.py", "hadamard.py", "online.py", "model.py"),
+    "measure": ("data/**/*.py", "generate/*.py", "measure/**/*.py", "model.py", "run/comparisons.py"),
+    "export": ("quantize/*.py", "hadamard.py", "online.py", "model.py"),
 }
 """Section -> the shared files whose change re-runs its steps; the files of the parts used come on top."""
 
@@ -68,7 +68,8 @@ def identity(section: str, settings: Mapping[str, Any], inputs: Mapping[str, str
 
 def code_hash(section: str, step: Any) -> str:
     """Hash of the source of the parts that the step uses and of the shared files of its room."""
-    files = {path for pattern in _ROOMS_OF[section] for path in _HERE.glob(pattern)}
+    sampling = ("generate/*.py",) if getattr(step, "reward", None) is not None else ()
+    files = {path for pattern in (*_ROOMS_OF[section], *sampling) for path in _HERE.glob(pattern)}
     rooms = {_HERE / room.replace(".", "/") for room in parts.ROOMS.values()}
     shared = {f for f in files if f.parent not in rooms or section == "edit"}
     digest = hashlib.sha256()
