@@ -19,7 +19,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/python docs/build.py site
+	$(BIN)/pdoc whet --docformat google -o site
 
 nano: $(STAMP)
 	$(BIN)/whet run recipes/nano.yaml --out out/nano

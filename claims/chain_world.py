@@ -54,8 +54,11 @@ def train(model: Model, rows: Dataset, steps: int, lr: float, seed: int, **field
 
 
 def reinforce(model: Model, rows: Dataset, steps: int, seed: int, *, objective: Any, reward: Any = "exact-answer") -> Model:
-    """``steps`` optimizer steps of 16 prompts x 8 completions, constant lr 1e-3 after the first twentieth."""
-    rollouts = {"prompts": 16, "group_size": 8, "max_new_tokens": 8}
+    """``steps`` optimizer steps of 16 prompts x 8 completions, constant lr 1e-3 after the first twentieth.
+
+    A policy that has become the same for all completions of a prompt goes on to the end: that is a result here.
+    """
+    rollouts = {"prompts": 16, "group_size": 8, "max_new_tokens": 8, "patience": steps + 1}
     fields = {"objective": objective, "reward": reward, "rollouts": rollouts, "lr_schedule": "constant"}
     return train(model, rows, steps, 1e-3, seed, **fields)
 

@@ -18,7 +18,7 @@ from whet.generate.engine import generate
 from whet.model import Model
 
 SEEDS = (0, 1, 2, 3)
-LONG = {"steps": 5}
+LONG: dict[str, Any] = {"steps": 5}
 ARMS: dict[str, Any] = {"sft": "sft", "masked-thought": {"name": "masked-thought", "p": 0.2, "mode": "random"}}
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from whet.errors import ModelError
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+OtherTemplate = Literal["refuse", "allow"]
+"""What measuring and exporting do with a chat template that is not the one stored with the weights."""
 LINEAGE_FILE = "whet.json"
 BUNDLED = Path(__file__).parent / "models"
 """Models shipped inside the package, by folder name."""
@@ -70,6 +72,7 @@ class Model:
                 {"name": p.name, "weights": p.lineage.get("weights"), "step": p.lineage.get("step")} for p in (parents or [self])
             ],
             "step": dict(step),
+            **({"template": self.lineage["template"]} if "template" in self.lineage else {}),
         }
         return replace(self, name=name, lineage=lineage)
 
@@ -83,7 +86,7 @@ class Model:
             **self.lineage,
             "name": self.name,
             "weights": weights_hash(self.network.state_dict()),
-            "template": template_hash(self.tokenizer),
+            "template": self.lineage.get("template") or template_hash(self.tokenizer),
         }
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1, default=str))
         return folder
@@ -103,7 +106,7 @@ def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path, name = _resolve(reference)
+    path, name = resolve(reference)
     try:
         network = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
@@ -128,7 +131,12 @@ def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None
     return Model(network, tokenizer, name, lineage)
 
 
-def _resolve(reference: str | Path) -> tuple[str, str]:
+def resolve(reference: str | Path) -> tuple[str, str]:
+    """(what ``transformers`` loads, the model's name) of a bundled model, folder or hub id.
+
+    Raises:
+        ModelError: neither a bundled name nor a folder with a configuration and safetensors weights nor ``owner/name``.
+    """
     path = Path(reference)
     if (BUNDLED / str(reference) / "config.json").is_file():
         return str(BUNDLED / str(reference)), str(reference)
@@ -186,6 +194,30 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Hash of the chat template, ``None`` if the tokenizer has none."""
     template = getattr(tokenizer, "chat_template", None)
     return hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None
+
+
+def checked_template(model: Model, other: OtherTemplate) -> Model:
+    """The model, after making sure that its chat template is the one that its weights are used to.
+
+    The hash in the lineage was written when the model was trained or first saved; a model without one is taken as it is.
+
+    Args:
+        model: what is about to be measured or exported.
+        other: what happens under another template: ``refuse``, or ``allow``, which makes it the model's own from here on.
+
+    Raises:
+        ModelError: another template, and ``refuse``.
+    """
+    stored, now = model.lineage.get("template"), template_hash(model.tokenizer)
+    if not stored or stored == now:
+        return model
+    if other == "refuse":
+        raise ModelError(
+            f"model {model.name!r} was trained or saved with chat template {stored}, its tokenizer now has {now or 'none'}: it "
+            "would answer under a template that its weights do not know. Put the template back, or say other_template: allow "
+            "in the task or export"
+        )
+    return replace(model, lineage={**model.lineage, "template": now, "template_before": stored})
 
 
 def quiet_transformers() -> None:

@@ -269,6 +269,15 @@ def _check_step(step: Step, where: str) -> None:
             raise RecipeError(
                 f"{where}.{unread[0]}: rollouts are sized by rollouts.prompts and 'steps'; this would not be read, remove it"
             )
+        if "rollouts" in needs and step.format is not None:
+            raise RecipeError(
+                f"{where}.format: rollouts take their prompts through the chat template; this would not be read, remove it"
+            )
+        if "rollouts" in needs and (cut := step.settings.get("overlong")) in ("chunk", "truncate"):
+            raise RecipeError(
+                f"{where}.overlong: {cut!r} would not be read: a completion is judged as a whole and never cut; bound it with "
+                "rollouts.max_new_tokens, or set overlong: drop or error"
+            )
         if step.rollouts:
             rollout_settings(step.rollouts, f"{where}.rollouts")
 

@@ -96,7 +96,7 @@ def test_formats_and_a_small_tokenizer_read_the_rows() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(RecipeError, match="each once"):
         ChainMod10(ops=())
-    with pytest.raises(RecipeError, match="only about .* problems with 1 steps"):
+    with pytest.raises(RecipeError, match=r"only about .* problems with 1 steps"):
         ChainMod10(steps=1, rows=200)("train")
     with pytest.raises(DataError, match="unknown split 'dev'"):
         ChainMod10()("dev")

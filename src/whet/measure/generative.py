@@ -23,7 +23,7 @@ from whet.generate.engine import generate
 from whet.generate.scoring import Reward, score
 from whet.measure.conditions import conditions, digest
 from whet.measure.rows import Row, Rows, draw_rows, draw_shots
-from whet.model import Model
+from whet.model import Model, OtherTemplate, checked_template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class Generation:
     estimates are also given for each value of the columns ``by``. ``few_shot`` rows of ``few_shot_split`` are shown first, as
     earlier turns of the chat. ``form`` ``chat`` renders prompts with the model's chat template, ``plain`` as text.
     Decoding is greedy by default; ``samples`` completions per prompt need a ``temperature`` above 0. ``batch_tokens`` is what
-    the engine holds at once; it changes speed and memory only.
+    the engine holds at once; it changes speed and memory only. A chat template that is not the one stored with the weights is
+    refused, unless ``other_template`` is ``allow``.
     """
 
     split: str = "test"
@@ -53,6 +54,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     seed: int = 0
     batch_tokens: Annotated[int, Gt(0)] = 32768
+    other_template: OtherTemplate = "refuse"
 
     def __post_init__(self) -> None:
         if self.samples > 1 and self.temperature == 0:
@@ -65,7 +67,13 @@ class Generation:
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.max_new_tokens, self.stop)
 
     def write(self, model: Model, source: Callable[[str], Any]) -> Written:
-        """Draws the rows and lets the model answer them."""
+        """Draws the rows and lets the model answer them.
+
+        Raises:
+            ModelError: ``form`` is ``chat`` and the model's chat template is not the one stored with its weights.
+        """
+        if self.form == "chat":
+            checked_template(model, self.other_template)
         drawn = draw_rows(source, self.split, self.limit, self.balance, self.seed)
         shots = draw_shots(source, self.few_shot_split, self.few_shot, drawn.rows, self.seed)
         prompts = [_prompt(row, shots, model, self.form) for row in drawn.rows]

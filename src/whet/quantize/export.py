@@ -64,7 +64,8 @@ def assert_same_weights(model: Model, reloaded: Any, folder: Path) -> None:
 def write_lineage(model: Model, folder: Path) -> None:
     """Writes tokenizer and ``whet.json``; the hash is that of the decoded weights."""
     model.tokenizer.save_pretrained(folder)
-    hashes = {"weights": weights_hash(model.network.state_dict()), "template": template_hash(model.tokenizer)}
+    template = model.lineage.get("template") or template_hash(model.tokenizer)
+    hashes = {"weights": weights_hash(model.network.state_dict()), "template": template}
     (folder / LINEAGE_FILE).write_text(json.dumps({**model.lineage, "name": model.name, **hashes}, indent=1, default=str))
 
 

@@ -28,7 +28,7 @@ from whet.quantize.columns import code_matrix
 from whet.quantize.fidelity import compare, probe_rows
 from whet.quantize.grid import BitPlan, GroupSize
 from whet.quantize.hessian import output_error
-from whet.quantize.memory import BATCH_TOKENS, peak_memory
+from whet.quantize.memory import BATCH_TOKENS, peak_memory, refuse_too_large
 
 INVARIANCE = 1e-3
 """Largest change of a logit by a transform, relative to the largest logit; 16 units of rounding for shorter weight types."""
@@ -72,7 +72,7 @@ def quantize(
         The model, whose network holds the decoded weights and whose ``quantized`` holds the codes; and the receipt.
 
     Raises:
-        RecipeError: pieces that do not fit together, a wrong value, a pattern that matches nothing.
+        RecipeError: pieces that do not fit together, a wrong value, a pattern that matches nothing, too little memory.
         ModelError: NaN or Inf in weights or activations (names the tensor), an architecture that cannot be done.
         DataError: calibration rows that the model cannot read.
     """
@@ -85,12 +85,13 @@ def quantize(
     pieces.grid.check(plan)
     rows = calibration if isinstance(calibration, CalibrationSet) else pieces.calibrate(model, calibration, seed=seed)
     pieces.check(rows)
+    forecast = refuse_too_large(model.network, rows.tokens) if rows.rows else {}
     job = _Job(model.copy().network.eval(), pieces, rows, _scale_dtype(scale_dtype, model.network.dtype))
     _refuse_nonfinite(job.network)
     report = _transform(job, model.network, seed)
     _run(job, plan, tuple(skip), lm_head)
     settings = {k: parts.effective(getattr(pieces, k)) if k in _KINDS else v for k, v in given.items()}
-    receipt = _receipt(job, model.network, report, settings, started)
+    receipt = {**_receipt(job, model.network, report, settings, started), "forecast_bytes": forecast}
     step = {"quantize": settings}
     result = model.with_lineage(step, name or f"{model.name}-w{bits}")
     return replace(result, network=job.network, quantized=job.layers), receipt

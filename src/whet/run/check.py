@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet import parts
+from whet.measure.invariants import Invariant, check_all
 from whet.model import Model, quiet_transformers
 from whet.recipe import Recipe, TrainStep, objectives, read
 from whet.run.bundled import find_recipe
@@ -32,27 +33,10 @@ SMALL = 50_000_000
 
 
 @dataclass(frozen=True)
-class Check:
-    """One equality: what must hold, the deviation found, the largest allowed."""
-
-    name: str
-    statement: str
-    deviation: float
-    limit: float
-
-    @property
-    def holds(self) -> bool:
-        return self.deviation <= self.limit
-
-    def __str__(self) -> str:
-        return f"{'ok    ' if self.holds else 'BROKEN'}  {self.name}: {self.statement}: {self.deviation:.2g} (limit {self.limit:.2g})"
-
-
-@dataclass(frozen=True)
 class CheckResult:
     """What ``whet check`` found."""
 
-    checks: Sequence[Check]
+    checks: Sequence[Invariant]
     rendered: Mapping[str, Sequence[str]]
     samples: Sequence[Mapping[str, str]]
     ended: int
@@ -88,7 +72,7 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
     quiet_transformers()
     parsed = read(find_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe, overrides)
     model = _base(parsed)
-    checks: list[Check] = []
+    checks: list[Invariant] = []
     rendered: dict[str, Sequence[str]] = {}
     notes: list[str] = []
     prepared: dict[str, tuple[list[list[Example]], dict[str, Any]]] = {}
@@ -148,7 +132,7 @@ def _prepare(step: TrainStep, model: Model, rows: Any) -> tuple[list[list[Exampl
     return (with_reference_logps(model, units) if "reference" in needs else units), receipt
 
 
-def _training_checks(step: TrainStep, model: Model, units: Sequence[Sequence[Example]]) -> list[Check]:
+def _training_checks(step: TrainStep, model: Model, units: Sequence[Sequence[Example]]) -> list[Invariant]:
     from whet.train.combine import combine
     from whet.train.invariants import check_accumulation, check_packing
 
@@ -157,13 +141,13 @@ def _training_checks(step: TrainStep, model: Model, units: Sequence[Sequence[Exa
     split, packed = check_accumulation(model, few, objective), check_packing(model, few)
     pieces = split["micro_batches"]
     return [
-        Check(
+        Invariant(
             f"{step.name}: accumulation",
             f"1x{pieces} against {pieces}x1, largest relative gradient difference",
             split["gradient"],
             1e-4,
         ),
-        Check(
+        Invariant(
             f"{step.name}: packing",
             "rows packed against each alone, largest difference of a log-probability",
             packed["logps"],
@@ -172,18 +156,15 @@ def _training_checks(step: TrainStep, model: Model, units: Sequence[Sequence[Exa
     ]
 
 
-def _reading_checks(model: Model, examples: Sequence[Example]) -> list[Check]:
-    from whet.measure.invariants import check_all
-
+def _reading_checks(model: Model, examples: Sequence[Example]) -> list[Invariant]:
     few = [e for e in examples if len(e) > 4][:6]
     if not few:
         return []
     halves = [(list(e.input_ids[: len(e) // 2]), list(e.input_ids[len(e) // 2 :])) for e in few]
-    found = check_all(model, [a for a, _ in halves], [b for _, b in halves])
-    return [Check(i.name, i.statement, i.deviation, i.limit) for i in found]
+    return check_all(model, [a for a, _ in halves], [b for _, b in halves])
 
 
-def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[Check], Generation]:
+def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[Invariant], Generation]:
     """Ten sampled outputs, the agreement of sampler and trainer on them, and how fast and long the model writes."""
     import time
 
@@ -208,21 +189,21 @@ def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[
     return shown, [_ratio_check(model, prompts, completions)], generation
 
 
-def _ratio_check(model: Model, prompts: Sequence[Sequence[int]], completions: Sequence[Any]) -> Check:
+def _ratio_check(model: Model, prompts: Sequence[Sequence[int]], completions: Sequence[Any]) -> Invariant:
     from whet.train.invariants import check_ratio
 
     found = check_ratio(model, [(prompts[c.prompt], c.ids, c.logps) for c in completions])
     statement = f"mean ratio of their probabilities on {found['tokens']} fresh tokens, distance from 1"
-    return Check("sampler and trainer", statement, found["ratio"], 1e-4 if model.network.dtype.itemsize == 4 else 0.05)
+    return Invariant("sampler and trainer", statement, found["ratio"], 1e-4 if model.network.dtype.itemsize == 4 else 0.05)
 
 
-def _small_checks(recipe: Recipe, model: Model, prepared: Mapping[str, tuple[Any, Any]]) -> list[Check]:
+def _small_checks(recipe: Recipe, model: Model, prepared: Mapping[str, tuple[Any, Any]]) -> list[Invariant]:
     checks = [_merge_check(model)] if recipe.section("edit") else []
     supervised = [s for s in recipe.section("train") if s.name in prepared and "pairs" not in _needs(s)]
     return checks + ([_resume_check(supervised[0], model, prepared[supervised[0].name][0])] if supervised else [])
 
 
-def _merge_check(model: Model) -> Check:
+def _merge_check(model: Model) -> Invariant:
     from whet.edit.run import run_edit
 
     with tempfile.TemporaryDirectory() as folder:
@@ -230,10 +211,10 @@ def _merge_check(model: Model) -> Check:
         new = open_model(merged).network.state_dict()
     old = model.network.state_dict()
     worst = max(float((new[k].float() - old[k].float()).abs().max()) for k in old if old[k].is_floating_point())
-    return Check("merging", "the model merged with itself, largest change of a weight", worst, 0.0)
+    return Invariant("merging", "the model merged with itself, largest change of a weight", worst, 0.0)
 
 
-def _resume_check(step: TrainStep, model: Model, units: Sequence[Sequence[Example]]) -> Check:
+def _resume_check(step: TrainStep, model: Model, units: Sequence[Sequence[Example]]) -> Invariant:
     """Four training steps in one go against two, a stop, and two more."""
     from whet.train.loop import fit
     from whet.train.provider import FixedExamples
@@ -266,7 +247,7 @@ def _resume_check(step: TrainStep, model: Model, units: Sequence[Sequence[Exampl
         resumed, whole = trained(folder, None).model, trained(None, None).model
     pairs = zip(resumed.network.state_dict().values(), whole.network.state_dict().values())
     worst = max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
-    return Check(
+    return Invariant(
         "resume",
         "stopped and continued against undisturbed, largest difference of a weight",
         worst,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet.model import quiet_transformers
+from whet.model import quiet_transformers, resolve
 from whet.recipe import BASE, MODEL_SECTIONS, Recipe, Step, read, references
 from whet.run import identity as ids
 from whet.run.bundled import find_recipe
@@ -128,6 +128,7 @@ class _Runner:
     def _base(self) -> None:
         """The recipe's own model: made from scratch as a step of its own, else identified by its weights."""
         if isinstance(self.recipe.model, str):
+            resolve(self.recipe.model)
             self.folders[BASE] = Path(self.recipe.model)
             return
         if self.recipe.tokenizer_data:

@@ -101,8 +101,11 @@ def make_data(step: DataStep, rows: Dataset | None, model: Callable[[], Model], 
     receipt: Receipt = {"rows_in": len(data)}
     working = model() if step.synthesize or step.select else None
     for part in (*step.synthesize, *step.select):
-        context = Context(working, seed)
+        context, before = Context(working, seed), data
         data = part(data, context)
+        if part in step.select and len(data) == len(before):
+            idle = f"select {parts.effective(part)['name']}: left out none of {len(data)} rows"
+            receipt["without_effect"] = [*receipt.get("without_effect", ()), idle]
         receipt[parts.effective(part)["name"]] = {**context.receipt, "rows": len(data)}
     receipt |= {"rows_out": len(data), "columns": list(data.column_names), "source": getattr(source, "receipt", {})}
     if not len(data):

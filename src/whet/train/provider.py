@@ -66,7 +66,11 @@ class FixedExamples:
         return [replace(e, unit=k) for k, index in enumerate(self.indices(step)) for e in self.units[index]]
 
     def indices(self, step: int) -> list[int]:
-        """Which units step ``step`` (from 0) has."""
+        """Which units step ``step`` (from 0) has; no unit comes twice within an epoch.
+
+        Raises:
+            RecipeError: the schedule repeats a row within an epoch, or names one that is not there.
+        """
         epoch = 0
         while step >= self._end(epoch):
             epoch += 1
@@ -115,6 +119,7 @@ class FixedExamples:
             order = np.asarray(self.schedule(len(self.units), epoch, self.seed))
             if not order.size:
                 raise RecipeError(f"the schedule gives no rows for epoch {epoch}")
+            _refuse_repeats(order, len(self.units), epoch)
             self._order = (epoch, order)
         return self._order[1]
 
@@ -124,6 +129,21 @@ class FixedExamples:
             size = len(self._epoch(len(self._ends)))
             self._ends.append((self._ends[-1] if self._ends else 0) - (-size // self.batch_size))
         return self._ends[epoch]
+
+
+def _refuse_repeats(order: np.ndarray, size: int, epoch: int) -> None:
+    """Raises RecipeError if an epoch would show a row twice (which lowers the loss and looks like progress) or one that is not
+    there."""
+    rows, times = np.unique(order, return_counts=True)
+    if rows[0] < 0 or rows[-1] >= size:
+        wrong = int(rows[0] if rows[0] < 0 else rows[-1])
+        raise RecipeError(f"the schedule asks for row {wrong} in epoch {epoch}; there are rows 0 to {size - 1}")
+    if (repeated := rows[times > 1]).size:
+        shown = ", ".join(map(str, repeated[:5].tolist()))
+        raise RecipeError(
+            f"the schedule repeats {repeated.size} of {size} rows within epoch {epoch} (rows {shown}); a row may come once per "
+            "epoch: put repeated rows into the data, where the receipt shows them, or use more epochs"
+        )
 
 
 def total_steps(provider: Any, *, steps: int | None, epochs: float | None, tokens: int | None) -> int:

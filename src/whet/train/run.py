@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from whet import parts
 from whet.data.example import Example
 from whet.data.prepare import prepare
-from whet.model import Model
+from whet.model import Model, template_hash
 from whet.train.combine import combine
 from whet.train.loop import fit
 from whet.train.policy import HFPolicy
 from whet.train.provider import FixedExamples
 from whet.train.rollouts import RolloutProvider, RolloutSettings
+from whet.train.sampled import sampled_outputs
 from whet.train.settings import TrainSettings
 from whet.train.token_values import reader
 
@@ -57,7 +58,8 @@ def train(
         on_step: called with the log of each step.
 
     Returns:
-        The trained model and its receipt (``curve`` holds every step, ``cost`` tokens and FLOPs).
+        The trained model and its receipt (``curve`` holds every step, ``cost`` tokens and FLOPs, ``outputs`` what the model
+        now answers to ten of its prompts and how many answers ended, ``without_effect`` given options that changed nothing).
     """
     chosen = TrainSettings(
         **parts.validate(parts.settings_of(TrainSettings), {"seed": seed, **settings}, "train", "a train step")
@@ -66,6 +68,7 @@ def train(
     schedule = parts.build("schedule", schedule)
     temperature = 1.0
     prepared: dict[str, Any] = {}
+    units: list[list[Example]] = []
     if "rollouts" in combined.needs:
         sampling = RolloutSettings(**parts.validate(parts.settings_of(RolloutSettings), rollouts or {}, "rollouts", "rollouts"))
         learner: Any = combined
@@ -93,8 +96,20 @@ def train(
         on_step=on_step,
     )
     receipt = {"data": prepared, **result.receipt} if prepared else dict(result.receipt)
+    receipt |= {"without_effect": idle} if (idle := _without_effect(settings, prepared)) else {}
+    # The weights are used to this template from now on, whatever the model started with.
+    made = replace(result.model, lineage={**result.model.lineage, "template": template_hash(model.tokenizer)})
+    receipt |= {"outputs": outputs} if (outputs := sampled_outputs(made, units)) else {}
     receipt["cost"] = _whole_cost(receipt, model.parameters, prepared)
-    return result.model, receipt
+    return made, receipt
+
+
+def _without_effect(settings: Mapping[str, Any], prepared: Mapping[str, Any]) -> list[str]:
+    """The options that the user gave and that changed nothing on these rows, with the reason."""
+    if not prepared or prepared["rows_overlong"]:
+        return []
+    why = f"no row is longer than {prepared['max_length']} tokens (longest {prepared['longest']})"
+    return [f"{name}: {settings[name]} changed nothing, {why}" for name in ("max_length", "overlong") if settings.get(name)]
 
 
 def _units(model: Model, rows: Any, format: Any, settings: TrainSettings) -> tuple[list[list[Example]], dict[str, Any]]:
@@ -121,7 +136,10 @@ def _whole_cost(receipt: Mapping[str, Any], weights: int, prepared: Mapping[str,
     cost = dict(receipt["cost"])
     sampled = receipt.get("provider") or {}
     extra = (
-        int(prepared.get("reference_tokens", 0)) + int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0))
+        int(prepared.get("reference_tokens", 0))
+        + int((receipt.get("outputs") or {}).get("tokens", 0))
+        + int(sampled.get("prefill_tokens", 0))
+        + int(sampled.get("decode_tokens", 0))
     )
     return {
         "tokens": int(cost["tokens"]) + extra,

@@ -89,7 +89,8 @@ class ChainMod10:
 
     def _draw(self, rng: random.Random, split: str, number: int, used: set[str]) -> tuple[int, list[tuple[str, int]]]:
         for _ in range(_TRIES):
-            start, chain = rng.randrange(10), [(rng.choice(self.ops), rng.randint(1, 9)) for _ in range(self.steps)]
+            start = rng.randrange(10)
+            chain: list[tuple[str, int]] = [(rng.choice(self.ops), rng.randint(1, 9)) for _ in range(self.steps)]
             key = _prompt(start, chain)
             if key not in used and split_of(key) == split:
                 used.add(key)

@@ -42,7 +42,7 @@ from whet.measure.metrics.calibration_error import calibration_error
 from whet.measure.outcome import Estimate, Outcome, TaskResult
 from whet.measure.rows import Row, Rows, draw_rows, draw_shots, labels_of
 from whet.measure.windows import fit, split_pair
-from whet.model import Model
+from whet.model import Model, OtherTemplate, checked_template
 from whet.parts import Kind
 
 NORMS = ("acc", "acc_norm", "acc_bytes")
@@ -71,7 +71,7 @@ class _Question:
 class Choices:
     """``norm`` decides the score (all three are kept); ``form`` ``chat`` puts the prompt through the chat template; ``prefix``
     opens the reply in every context; ``delimiter`` stands between context and choice. ``limit``, ``balance``, ``by``,
-    ``few_shot`` and ``seed`` as in generative tasks."""
+    ``few_shot``, ``seed`` and ``other_template`` as in generative tasks."""
 
     data: Annotated[Any, Kind("source")]
     split: str = "test"
@@ -88,8 +88,11 @@ class Choices:
     seed: int = 0
     batch_tokens: Annotated[int, Gt(0)] = 8192
     title: str = "choices"
+    other_template: OtherTemplate = "refuse"
 
     def __call__(self, model: Model) -> TaskResult:
+        if self.form == "chat":
+            checked_template(model, self.other_template)
         source = parts.build("source", self.data, "data")
         drawn = draw_rows(source, self.split, self.limit, self.balance, self.seed)
         shots = draw_shots(source, self.few_shot_split, self.few_shot, drawn.rows, self.seed)

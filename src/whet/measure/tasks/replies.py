@@ -24,13 +24,14 @@ from whet.measure.estimates import by_groups
 from whet.measure.metrics.perplexity import perplexity
 from whet.measure.outcome import Outcome, TaskResult
 from whet.measure.rows import Row, draw_rows, labels_of
-from whet.model import Model
+from whet.model import Model, OtherTemplate, checked_template
 from whet.parts import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replies:
-    """``limit`` rows of ``split`` are drawn by ``seed``; estimates are also given for each value of the columns ``by``."""
+    """``limit`` rows of ``split`` are drawn by ``seed``; estimates are also given for each value of the columns ``by``. A chat
+    template that is not the one stored with the weights is refused, unless ``other_template`` is ``allow``."""
 
     data: Annotated[Any, Kind("source")]
     split: str = "test"
@@ -41,8 +42,10 @@ class Replies:
     seed: int = 0
     batch_tokens: Annotated[int, Gt(0)] = 8192
     title: str = "replies"
+    other_template: OtherTemplate = "refuse"
 
     def __call__(self, model: Model) -> TaskResult:
+        checked_template(model, self.other_template)
         drawn = draw_rows(self.data, self.split, self.limit, self.balance, self.seed)
         encoded = [encode(messages_of(row, None), model.tokenizer, train_on=self.train_on) for row in drawn.rows]
         fits = [not model.context or len(example) <= model.context for example in encoded]

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from whet.errors import RecipeError
-from whet.model import Model
+from whet.model import Model, OtherTemplate, checked_template
 from whet.quantize.codes import QuantizedLinear
 from whet.quantize.export import (
     assert_equal,
@@ -43,17 +43,21 @@ from whet.quantize.packed import refuse_changed
 from whet.quantize.packing import pack
 
 
-def compressed_tensors(model: Model, folder: Path) -> dict[str, Any]:
+def compressed_tensors(model: Model, folder: Path, *, other_template: OtherTemplate = "refuse") -> dict[str, Any]:
     """Writes the folder and checks it.
+
+    Args:
+        other_template: ``refuse`` or ``allow`` a chat template that is not the one stored with the weights.
 
     Returns:
         Receipt: bytes written, plans, and the comparison with the model in memory.
 
     Raises:
         RecipeError: the format cannot hold this model (says what and the way out), or the library is not installed.
-        ModelError: read back, it predicts something else.
+        ModelError: another chat template, or read back, it predicts something else.
     """
     version = _library()
+    model = checked_template(model, other_template)
     _refuse(model)
     refuse_changed(model)
     folder = Path(folder)

@@ -11,20 +11,24 @@ from typing import Any
 import torch
 
 from whet.errors import ModelError
-from whet.model import Model
+from whet.model import Model, OtherTemplate, checked_template
 from whet.quantize.export import assert_equal
 from whet.quantize.packed import load_packed, save_packed
 
 
-def packed(model: Model, folder: Path) -> dict[str, Any]:
+def packed(model: Model, folder: Path, *, other_template: OtherTemplate = "refuse") -> dict[str, Any]:
     """Writes the folder and checks it.
+
+    Args:
+        other_template: ``refuse`` or ``allow`` a chat template that is not the one stored with the weights.
 
     Returns:
         Receipt: bytes written and the comparison with the model in memory.
 
     Raises:
-        ModelError: the model is not quantized, or what is read back differs.
+        ModelError: the model is not quantized, has another chat template, or what is read back differs.
     """
+    model = checked_template(model, other_template)
     sizes = save_packed(model, folder)
     again = load_packed(folder, device=str(model.device))
     for name, tensor in model.network.state_dict().items():

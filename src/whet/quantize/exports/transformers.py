@@ -9,24 +9,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from whet.model import Model
+from whet.model import Model, OtherTemplate, checked_template
 from whet.quantize.export import assert_equal, assert_same_weights, folder_bytes, refuse_online, reload
 
 
-def transformers(model: Model, folder: Path, *, max_shard_size: str = "5GB") -> dict[str, Any]:
+def transformers(
+    model: Model, folder: Path, *, max_shard_size: str = "5GB", other_template: OtherTemplate = "refuse"
+) -> dict[str, Any]:
     """Writes the folder and checks it.
 
     Args:
         max_shard_size: weight files larger than this are split.
+        other_template: ``refuse`` or ``allow`` a chat template that is not the one stored with the weights.
 
     Returns:
         Receipt: bytes written and the comparison with the model in memory.
 
     Raises:
         RecipeError: the network has online operations.
-        ModelError: read back, it predicts something else.
+        ModelError: another chat template, or read back, it predicts something else.
     """
     refuse_online(model, "transformers")
+    model = checked_template(model, other_template)
     folder = model.save(folder, max_shard_size)
     reloaded = reload(folder, model.device)
     assert_same_weights(model, reloaded, folder)
