@@ -223,8 +223,11 @@ def checked_template(model: Model, other: OtherTemplate) -> Model:
 def quiet_transformers() -> None:
     """Turns off the libraries' own progress bars and advice, which whet's receipts replace."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import warnings
+
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     from datasets import disable_progress_bars

@@ -17,7 +17,6 @@ from whet.data.example import Example
 from whet.data.packing import count, pack
 from whet.data.schedules.sequential import sequential
 from whet.model import Model
-from whet.run.check import Check
 from whet.train.invariants import check_accumulation, check_packing
 from whet.train.objectives.dpo import DPO
 from whet.train.policy import HFPolicy
@@ -74,10 +73,10 @@ def test_the_gradient_does_not_depend_on_the_batch_split(name: str, tiny_model: 
         examples = pairs() if "pairs" in objective.needs else chats()
     found = check_accumulation(tiny_model, examples, objective, step=3, steps=4)
     assert found["micro_batches"] > 1
-    assert found["gradient"] < 1e-4 and found["loss"] < 1e-4
+    assert found["gradient"] < 1e-4
 
 
-def test_accumulating_more_gives_the_same_curve_and_check_says_so(tiny_model: Model) -> None:
+def test_accumulating_more_gives_the_same_curve(tiny_model: Model) -> None:
     """axolotl-ai-cloud/axolotl#1100: a loss of 3.8 or of over 8, by how one batch of 16 is split."""
     data = [{"prompt": f"What is {i} plus 4?", "completion": "The answer is 19. " * (1 + i % 5)} for i in range(16)]
     settings = {"steps": 2, "batch_size": 16, "lr": 1e-3, "precision": "float32"}
@@ -85,8 +84,6 @@ def test_accumulating_more_gives_the_same_curve_and_check_says_so(tiny_model: Mo
     assert made[0]["micro_batches"] == 32 and made[1]["micro_batches"] == 2
     first, second = ([entry["loss"] for entry in receipt["curve"]] for receipt in made)
     assert first == pytest.approx(second, rel=1e-5)
-    sentence = str(Check("sft: accumulation", "1x16 against 16x1, largest relative gradient difference", 1e-6, 1e-4))
-    assert sentence.startswith("ok ") and "16x1" in sentence
 
 
 def test_packed_rows_give_the_loss_of_separate_rows(tiny_model: Model) -> None:

@@ -159,7 +159,8 @@ def quantize_model(step: QuantizeStep, model: Model, rows: Any, seed: int) -> tu
 
     given = parts.validate(parts.settings_of(QuantizeSettings), step.settings, "quantize", "a quantize step")
     settings = {f.name: getattr(QuantizeSettings(**given), f.name) for f in dataclasses.fields(QuantizeSettings)}
-    calibration = token_rows(model, rows, settings.pop("rows")) if rows is not None else ()
+    count = settings.pop("rows")
+    calibration = token_rows(model, rows, count) if rows is not None else ()
     return quantize(model, calibration, seed=seed, name=step.name, **settings)
 
 
