@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_a_default_that_changed_is_named_by_diff(tmp_path: Path, monkeypatch: py
     assert step.settings["overlong"] == "drop" and step.settings["max_length"] is None
     assert {"overlong", "max_length", "clip"} <= set(step.receipt["defaults"]) and "batch_size" not in step.receipt["defaults"]
     monkeypatch.setattr(train_settings, "TrainSettings", LaterSettings)
-    monkeypatch.setattr("whet.train.run.TrainSettings", LaterSettings)
+    monkeypatch.setattr(importlib.import_module("whet.train.run"), "TrainSettings", LaterSettings)
     new = run_recipe(recipe(), quiet=True).run
     assert "setting overlong" in next(s for s in new.steps if s.name == "first").why
     rows, text = diff_runs(old.id, new.id)

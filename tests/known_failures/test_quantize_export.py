@@ -46,12 +46,6 @@ def test_too_little_memory_is_said_before_the_first_block(tiny_model: Model, mon
         quantize(tiny_model, ROWS, group_size=32)
 
 
-def test_free_memory_is_known_on_linux() -> None:
-    """vllm-project/llm-compressor#2193: what is free is read from the system, not guessed."""
-    free = memory.free_memory(torch.device("cpu"))
-    assert free is None or 2**20 < free < 2**50
-
-
 EXPORTS = [
     ("compressed-tensors", {"symmetric": True}),
     ("compressed-tensors", {"symmetric": False}),
@@ -83,7 +77,7 @@ def test_an_export_that_lost_a_tensor_is_not_called_done(tiny_model: Model, tmp_
         save_file({k: v for k, v in tensors.items() if not k.endswith("zero_point")}, path, metadata=metadata)
 
     monkeypatch.setattr(module, "save_file", incomplete)
-    with pytest.raises(Exception, match=r"the folder must not be used|zero_point|cannot"):
+    with pytest.raises(ModelError, match=r"out: cannot be read back by transformers: .* the folder must not be used"):
         whet.export(quantized(tiny_model, symmetric=False), tmp_path / "out", "compressed-tensors")
 
 

@@ -15,13 +15,11 @@ from whet import parts
 from whet.data.chat import encode, prompt_ids
 from whet.data.example import Example
 from whet.errors import DataError, ModelError, RecipeError
-from whet.generate.completion import Completion
 from whet.measure.compare import compare
 from whet.measure.tasks.answers import Answers
 from whet.measure.tasks.choices import Choices
 from whet.measure.tasks.replies import Replies
 from whet.model import Model, load_model
-from whet.train import sampled
 
 ROWS = [{"prompt": f"What is {i} plus 4?", "completion": f"{i + 4}", "answer": f"{i + 4}"} for i in range(8)]
 
@@ -68,22 +66,6 @@ def test_after_training_ten_outputs_show_whether_the_model_stops(tiny_model: Mod
     receipt = made.lineage["step"]["receipt"]
     assert receipt["data"]["replies_ended"] == 0.0
     assert receipt["outputs"]["ended"] == 0 and receipt["outputs"]["outputs"][0].startswith("[length] ")
-
-
-def test_sampled_outputs_are_metered_and_spread_over_the_rows(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface/trl#3091: what is sampled after training is ten outputs of the whole data, paid for in the receipt."""
-    given: list[Any] = []
-
-    def generate(model: Model, prompts: Any, sampling: Any) -> list[Completion]:
-        given.extend(prompts)
-        return [Completion(i, [5, 1], [0.0, 0.0], "x", "eos" if i % 2 else "length") for i in range(len(prompts))]
-
-    monkeypatch.setattr(sampled, "generate", generate)
-    units = [[Example([5, 6, 7 + i, 8], [False, False, False, True], i)] for i in range(40)]
-    found = sampled.sampled_outputs(tiny_model, units)
-    assert [prompt[-1] for prompt in given] == [7 + 4 * i for i in range(10)]
-    assert (found["sampled"], found["ended"], found["limit"], found["tokens"]) == (10, 5, 2, 30 + 20)
-    assert sampled.sampled_outputs(tiny_model, [[Example([5, 6], [False, True])]]) == {}
 
 
 TEMPLATES = {

@@ -30,8 +30,15 @@ def refuse_online(model: Model, export: str) -> None:
 
 
 def reload(folder: Path, device: Any) -> Any:
-    """The folder's network as ``transformers`` alone reads it."""
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
+    """The folder's network as ``transformers`` alone reads it.
+
+    Raises:
+        ModelError: it cannot; the library's own reason is given.
+    """
+    try:
+        network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{folder}: cannot be read back by transformers: {error}; the folder must not be used") from error
     return network.to(device).eval()
 
 

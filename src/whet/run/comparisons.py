@@ -112,8 +112,9 @@ def _shown(comparison: judge.Comparison, by_stage: Mapping[str, TaskResult]) -> 
 
 def _sentence(comparison: judge.Comparison) -> str:
     test = comparison.test
+    unit = " nats per token" if comparison.metric == "perplexity" else ""
     change = (
-        f"{comparison.old_value:.3f} to {comparison.new_value:.3f}, difference {test.effect or 0:+.3f} "
+        f"{comparison.old_value:.3f} to {comparison.new_value:.3f}{unit}, difference {test.effect or 0:+.3f} "
         f"[{test.low or 0:+.3f}, {test.high or 0:+.3f}], {test.name} p = {comparison.p:.2g}"
     )
     if comparison.comparisons > 1:

@@ -12,16 +12,17 @@ ABSENT = "(absent)"
 
 
 def diff_runs(first: str, second: str) -> tuple[list[dict[str, Any]], str]:
-    """The differences as rows ``where, first, second`` and as text; empty if the runs agree.
+    """The differences as rows ``where, first, second`` and as text, causes (versions, settings, code) before effects (receipts).
 
-    Times, costs and identities are left out: they differ without the result differing.
+    Times, costs, identities and training curves are left out: they differ without the run being another one, or repeat what the
+    report draws.
     """
     ledger = Ledger.beside(Store.open().scratch)
     runs = [ledger.run(first), ledger.run(second)]
     left, right = (flatten(_content(run)) for run in runs)
     rows = [
         {"where": key, "first": left.get(key, ABSENT), "second": right.get(key, ABSENT)}
-        for key in sorted({*left, *right})
+        for key in sorted({*left, *right}, key=lambda key: (".receipt." in key, key))
         if left.get(key, ABSENT) != right.get(key, ABSENT)
     ]
     head = f"{runs[0].id} -> {runs[1].id}: "
@@ -30,7 +31,14 @@ def diff_runs(first: str, second: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def _content(run: Run) -> dict[str, Any]:
-    steps = {s.name: {"settings": s.settings, "inputs": {"code": s.inputs.get("code")}, "receipt": s.receipt} for s in run.steps}
+    steps = {
+        s.name: {
+            "settings": s.settings,
+            "code": s.inputs.get("code"),
+            "receipt": {k: v for k, v in s.receipt.items() if k not in ("curve", "seconds", "peak_memory_bytes")},
+        }
+        for s in run.steps
+    }
     return {"seed": run.seed, "versions": run.versions, "machine": run.machine, "step": steps}
 
 

@@ -75,6 +75,8 @@ def _blocks(folder: Path, sizes: Mapping[str, float]) -> list[dict[str, Any]]:
 def _block(
     task: str, results: Mapping[str, TaskResult], comparisons: Sequence[Comparison], sizes: Mapping[str, float]
 ) -> dict[str, Any]:
+    from whet.measure.estimates import is_better_high
+
     first = next(iter(results.values()))
     before = {c.second: c.first for c in comparisons}
     points = [_point(stage, result.estimates[result.metric], before.get(stage, "")) for stage, result in results.items()]
@@ -82,7 +84,8 @@ def _block(
     return {
         "title": f"{task}: {first.metric.replace('_', ' ')} of every stage",
         "caption": f"{n} held-out examples, the same for every stage. Whiskers are 95% intervals over examples, for these "
-        "checkpoints only; lines lead to the stage that each is compared with. Bars are the weights on disk.",
+        "checkpoints only; lines lead to the stage that each is compared with. Bars are the weights on disk. "
+        f"{'Higher' if is_better_high(first.metric) else 'Lower'} is better.",
         "figure": figures.stages(points, [sizes.get(s, 0.0) for s in results], first.metric.replace("_", " ")),
         "verdicts": [{"first": c.first, "second": c.second, "kind": c.kind, "text": c.verdict} for c in comparisons],
         "stages": list(results),
@@ -103,7 +106,7 @@ def _groups(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     metric = next(iter(results.values())).metric
     labels = {split_key(k)[2] for r in results.values() for k in r.estimates if split_key(k)[:2] == (metric, "skill")}
-    for label in sorted(labels):
+    for label in sorted(labels) if len(labels) > 1 else ():
         for result in results.values():
             found = [e for k, e in result.estimates.items() if split_key(k) == (metric, "skill", label)]
             cell = {"text": "", "shade": 0.0, "note": "not measured"}
