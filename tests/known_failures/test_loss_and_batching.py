@@ -17,6 +17,7 @@ from whet.data.example import Example
 from whet.data.packing import count, pack
 from whet.data.schedules.sequential import sequential
 from whet.model import Model
+from whet.run.check import check_recipe
 from whet.train.invariants import check_accumulation, check_packing
 from whet.train.objectives.dpo import DPO
 from whet.train.policy import HFPolicy
@@ -74,6 +75,36 @@ def test_the_gradient_does_not_depend_on_the_batch_split(name: str, tiny_model: 
     found = check_accumulation(tiny_model, examples, objective, step=3, steps=4)
     assert found["micro_batches"] > 1
     assert found["gradient"] < 1e-4
+
+
+def test_nor_does_that_of_a_value_head(tiny_model: Model) -> None:
+    """huggingface/transformers#34191: the same for an objective with a value head, through the loop."""
+    data = [{"prompt": f"What is {i} plus 4?", "answer": str(i + 4)} for i in range(4)]
+    plan = {"prompts": 4, "group_size": 2, "max_new_tokens": 8}
+    fields = {"objective": "ppo", "reward": {"name": "pattern", "pattern": "[aeiou]"}, "rollouts": plan, "precision": "float32"}
+    made = [whet.train(tiny_model, data, steps=2, micro_tokens=m, **fields).lineage["step"]["receipt"] for m in (1, 1 << 20)]
+    assert made[0]["micro_batches"] > made[1]["micro_batches"]
+    first, second = ([entry["gradient_norm"] for entry in receipt["curve"]] for receipt in made)
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_check_measures_it_on_the_users_own_rows() -> None:
+    """axolotl-ai-cloud/axolotl#1100: the user cannot find out on his own model and data."""
+    shape = {"hidden_size": 32, "layers": 1, "heads": 2, "key_value_heads": 1, "intermediate_size": 32}
+    rows = {"name": "nanoworld", "rows": 16, "form": "plain", "skills": ["variables"]}
+    found = check_recipe(
+        {
+            "name": "tiny",
+            "model": {"name": "llama", "vocab_size": 300, "context": 256, **shape},
+            "tokenizer_data": "text",
+            "data": [{"name": "text", "source": rows}],
+            "train": [{"name": "first", "data": "text", "format": "plain", "steps": 1, "batch_size": 4}],
+        }
+    )
+    lines = found.text().splitlines()
+    assert any("first: accumulation" in line and "against" in line for line in lines)
+    assert any("first: packing" in line for line in lines)
+    assert found.passed
 
 
 def test_accumulating_more_gives_the_same_curve(tiny_model: Model) -> None:

@@ -55,7 +55,7 @@ def test_after_training_ten_outputs_show_whether_the_model_stops(tiny_model: Mod
     made = whet.train(tiny_model, [{"prompt": row["prompt"], "completion": "Yes"} for row in ROWS], steps=40, **settings)
     outputs = made.lineage["step"]["receipt"]["outputs"]
     assert (outputs["sampled"], outputs["ended"], outputs["ended_share"]) == (8, 8, 1.0)
-    assert outputs["outputs"][0] == "[eos] Yes"
+    assert outputs["outputs"][0] == "[eos] 'Yes'"
 
     def endless(row: Any, tokenizer: Any) -> list[Example]:
         [example] = parts.build("format", "chat")(row, tokenizer)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet.errors import RecipeError, WhetError
@@ -74,6 +75,15 @@ def test_the_whole_path_runs_and_every_part_of_it_is_reused(home: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(home / "out" / "out" / "model")
     tokenizer = AutoTokenizer.from_pretrained(home / "out" / "out" / "model")
     assert network.config.hidden_size == 32 and tokenizer.chat_template
+
+    from peft import PeftModel
+
+    adapter = first.folders["second"] / "adapter"
+    start = AutoModelForCausalLM.from_pretrained(first.folders["first"] / "model")
+    tuned = AutoModelForCausalLM.from_pretrained(first.folders["second"] / "model")
+    merged = PeftModel.from_pretrained(start, str(adapter)).merge_and_unload()
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.allclose(merged.state_dict()[name], tuned.state_dict()[name], atol=1e-6)
 
     page = (home / "out" / "report.html").read_text()
     assert len(page) < 1_500_000 and "http" not in page.replace("http://www.w3.org", "")

@@ -31,7 +31,7 @@ def test_ten_prompts_are_spread_over_the_rows_and_counted(tiny_model: Model, mon
     found = sampled.sampled_outputs(tiny_model, units(40))
     assert [prompt[-1] for prompt in given] == [7 + 4 * i for i in range(10)]
     assert (found["sampled"], found["ended"], found["ended_share"], found["limit"]) == (10, 5, 0.5, 2)
-    assert found["tokens"] == 10 * 3 + 10 * 2 and found["outputs"] == ["[length] x", "[eos] x", "[length] x"]
+    assert found["tokens"] == 10 * 3 + 10 * 2 and found["outputs"] == ["[length] 'x'", "[eos] 'x'", "[length] 'x'"]
 
 
 def test_rows_without_a_prompt_or_room_are_passed_over(tiny_model: Model) -> None:

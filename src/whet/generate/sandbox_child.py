@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -163,12 +163,13 @@ class Remote:
     def __init__(self, line: Line) -> None:
         self.line, self.used = line, 0
 
-    def names(self) -> dict[str, Any]:
-        """What the code defines of the wanted names; raises what the code raised when it was run."""
+    def names(self, wanted: Sequence[str]) -> dict[str, Any]:
+        """What the code defines of the wanted names, never another name; raises what the code raised when it was run."""
         reply = self._reply()
         found = reply.get("names")
         if not isinstance(found, dict):
             raise Ended("a reply has no names")
+        found = {name: found[name] for name in wanted if isinstance(found.get(name), dict)}
         self.used += sum("value" in kind for kind in found.values())
         return {name: self._data(kind["value"]) if "value" in kind else self.function(name) for name, kind in found.items()}
 
@@ -255,7 +256,7 @@ def tester(worker_line: Line, parent: Line) -> None:
         return
     job = parent.read()
     counts: dict[int, bool] = {}
-    total, remote = 0, Remote(worker_line)
+    total, remote, started = 0, Remote(worker_line), False
     try:
         tree = _parsed(job["tests"])
         space: dict[str, Any] = {"__name__": "tests", "__exception__": Exception}
@@ -267,17 +268,18 @@ def tester(worker_line: Line, parent: Line) -> None:
             tree = ast.fix_missing_locations(counter.visit(tree))
             total = counter.asserts
             space["__count__"] = lambda number, good: counts.__setitem__(number, good and counts.get(number, True))
+        started = True
         parent.send("ready")
         worker_line.send({"prefix": job["prefix"], "code": job["code"], "names": wanted})
         space.pop(entry, None)
-        space.update(remote.names())
+        space.update(remote.names(wanted))
         _run(compile(tree, "<tests>", "exec"), space, entry)
         if not remote.used:
             raise Broken("they never use the code under test")
         verdict = {"status": "passed" if all(counts.values()) else "failed", "passed": sum(counts.values()), "total": len(counts)}
     except BaseException as error:
         status = {Broken: "broken", Ended: "ended"}.get(type(error), "failed")
-        if status == "broken" and not remote.used:
+        if not started:
             parent.send("ready")
         why = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
         verdict = {"status": status, "passed": sum(counts.values()), "total": total, "why": why[:300]}
@@ -309,7 +311,8 @@ def _run(program: Any, space: dict[str, Any], entry: str) -> None:
 
 def confine(limits: dict[str, Any]) -> None:
     """Sets limits that cannot be raised again, and leaves the rights of root."""
-    sys.set_int_max_str_digits(DIGITS)
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(DIGITS)
     sys.path[:] = [entry for entry in sys.path if entry]
     if limits["uid"] and os.geteuid() == 0:
         os.setgroups([])
@@ -349,6 +352,8 @@ REFUSED = (
     "os.system os.kill os.chown os.mount os.setxattr os.removexattr signal.pthread_kill mmap.__new__"
 ).split()
 WITHIN = "os.remove os.rename os.mkdir os.rmdir os.link os.symlink os.chmod os.truncate os.utime os.listdir os.scandir".split()
+REMOVED = "mkfifo mknod lchown pidfd_open setpriority sched_setaffinity".split()
+"""Functions of ``os`` that no hook sees."""
 UNSAFE_MODULES = {"ctypes", "_ctypes", "_posixsubprocess", "_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters"}
 
 
@@ -378,6 +383,10 @@ def guard() -> None:
         if bad:
             raise PermissionError(f"the sandbox refuses {event}")
 
+    for module in (os, sys.modules["posix"]):
+        for name in REMOVED:
+            if hasattr(module, name):
+                delattr(module, name)
     sys.addaudithook(hook)
 
 
@@ -394,6 +403,7 @@ def main(role: str, limits: dict[str, Any]) -> None:
     else:
         if limits["guard"]:
             hide()
+            guard()
         tester(Line(channel), Line(parent))
 
 

@@ -1,6 +1,7 @@
 """Scores completions with a reward, with a guard: one completion that breaks the reward costs that completion, not the run.
 
-A reward that raises on a completion scores it 0; the failure is counted and shown. A reward that gives NaN or a number
+A reward that raises on a completion scores it 0; the failure is counted and shown. A reward that judges many completions at
+once and knows itself which of them failed says so by ``judge`` (:class:`Judge`). A reward that gives NaN or a number
 outside [0, 1] is wrong as a whole and is refused.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from whet.errors import RecipeError, WhetError
@@ -32,10 +33,28 @@ class Wrapper(Protocol):
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a :class:`Judge` gives: ``values[i]`` in [0, 1], why single completions could not be scored (they have 0), and what
+    the receipt should say besides."""
+
+    values: list[float]
+    failures: Mapping[int, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A reward that guards single completions itself."""
+
+    def judge(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Judged: ...
+
+
+@dataclass(frozen=True)
 class Scores:
     """``values[i]`` in [0, 1]; ``failures`` maps the number of a completion to why the reward could not score it (it has 0).
 
-    ``receipt``: ``completions``, ``mean``, ``failures`` (their number) and ``failed`` (the first few, with text and reason).
+    ``receipt``: ``completions``, ``mean``, ``failures`` (their number), ``failed`` (the first few, with text and reason), and
+    ``details`` where the reward gives some.
     """
 
     values: list[float]
@@ -57,18 +76,23 @@ def score(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequen
     """
     if len(rows) != len(completions):
         raise ValueError(f"{len(rows)} rows but {len(completions)} completions")
-    values, failures = _guarded(reward, rows, completions)
+    judged = _guarded(reward, rows, completions)
+    values, failures = judged.values, judged.failures
     shown = [f"{completions[i][:200]!r}: {failures[i]}" for i in sorted(failures)[:SHOWN]]
     mean = sum(values) / len(values) if values else 0.0
-    return Scores(values, failures, {"completions": len(values), "mean": mean, "failures": len(failures), "failed": shown})
+    receipt = {"completions": len(values), "mean": mean, "failures": len(failures), "failed": shown}
+    return Scores(values, failures, {**receipt, **({"details": dict(judged.details)} if judged.details else {})})
 
 
-def _guarded(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> tuple[list[float], dict[int, str]]:
+def _guarded(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Judged:
     if isinstance(reward, Wrapper):
-        inner, failures = _guarded(reward.inner, rows, completions)
-        return _checked(reward, reward.adjust(rows, completions, inner), completions), failures
+        inner = _guarded(reward.inner, rows, completions)
+        return replace(inner, values=_checked(reward, reward.adjust(rows, completions, inner.values), completions))
+    if isinstance(reward, Judge):
+        judged = reward.judge(rows, completions)
+        return replace(judged, values=_checked(reward, judged.values, completions))
     try:
-        return _checked(reward, reward(rows, completions), completions), {}
+        return Judged(_checked(reward, reward(rows, completions), completions))
     except WhetError:
         raise
     except Exception:
@@ -76,9 +100,7 @@ def _guarded(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Seq
         return _one_by_one(reward, rows, completions)
 
 
-def _one_by_one(
-    reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]
-) -> tuple[list[float], dict[int, str]]:
+def _one_by_one(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Judged:
     values, failures = [], {}
     for i, (row, completion) in enumerate(zip(rows, completions)):
         try:
@@ -88,7 +110,7 @@ def _one_by_one(
         except Exception as error:
             values.append(0.0)
             failures[i] = f"{type(error).__name__}: {error}"
-    return values, failures
+    return Judged(values, failures)
 
 
 def _checked(reward: Reward, values: Sequence[float], completions: Sequence[str]) -> list[float]:

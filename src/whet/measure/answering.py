@@ -28,18 +28,33 @@ def refuse_many_tries(pass_at: Sequence[int], samples: int) -> None:
         )
 
 
-def answer_result(task: str, written: Written, reward: Reward, pass_at: Sequence[int]) -> TaskResult:
-    """Scores completions and estimates accuracy (also by group), pass@k, Brier score and calibration error."""
+def _marked_answer(row: Mapping[str, Any], completion: str) -> str | None:
+    return final_answer(completion)
+
+
+def answer_result(
+    task: str,
+    written: Written,
+    reward: Reward,
+    pass_at: Sequence[int],
+    extract: Callable[[Mapping[str, Any], str], str | None] = _marked_answer,
+    rule: str = EXTRACTOR,
+) -> TaskResult:
+    """Scores completions and estimates accuracy (also by group), pass@k, Brier score and calibration error.
+
+    ``extract`` gives what is shown as a completion's answer (``None``: nothing found), by the rule named ``rule``.
+    """
     scores, scoring = written.scored(reward)
-    outcomes = tuple(_outcome(written, i, samples) for i, samples in enumerate(scores))
-    every = [(c, s) for group, samples in zip(written.completions, scores) for c, s in zip(group, samples)]
-    unparsable = sum(s == 0 and final_answer(c.text) is None for c, s in every)
+    outcomes = tuple(_outcome(written, i, samples, extract) for i, samples in enumerate(scores))
+    answered = zip(written.drawn.rows, written.completions, scores)
+    every = [(row, c, s) for row, group, samples in answered for c, s in zip(group, samples)]
+    unparsable = sum(s == 0 and extract(row, c.text) is None for row, c, s in every)
     return TaskResult(
         task=task,
         model=written.model.name,
         metric="accuracy",
         outcomes=outcomes,
-        conditions=written.conditions({"rule": EXTRACTOR, "reward": parts.effective(reward)}),
+        conditions=written.conditions({"rule": rule, "reward": parts.effective(reward)}),
         estimates=_estimates(outcomes, written.settings.by, pass_at),
         receipt={
             **written.receipt(),
@@ -59,7 +74,9 @@ def _estimates(outcomes: Sequence[Outcome], by: Sequence[str], pass_at: Sequence
     return {**by_groups(outcomes, metrics, by), "brier": brier(outcomes), "calibration_error": calibration_error(outcomes)}
 
 
-def _outcome(written: Written, index: int, samples: Sequence[float]) -> Outcome:
+def _outcome(
+    written: Written, index: int, samples: Sequence[float], extract: Callable[[Mapping[str, Any], str], str | None]
+) -> Outcome:
     row, group = written.drawn.rows[index], written.completions[index]
     first = group[0] if group else None
     scores: dict[str, float] = {"confidence": 0.0, "first": samples[0]}
@@ -74,7 +91,7 @@ def _outcome(written: Written, index: int, samples: Sequence[float]) -> Outcome:
         scores=scores,
         samples=samples if len(samples) > 1 else (),
         labels=labels_of(row),
-        answer=(final_answer(first.text) or "") if first else "",
+        answer=(extract(row, first.text) or "") if first else "",
     )
 
 

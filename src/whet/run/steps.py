@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Receipt = dict[str, Any]
-MODEL, ROWS = "model", "rows"
+MODEL, ROWS, ADAPTER = "model", "rows", "adapter"
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoin
     rows = inputs.dataset(step.data) if step.data else None
     if section == "train":
         made, receipt = train_model(step, model, rows, inputs.recipe.seed, checkpoint)
+        if "adapter_folder" in receipt:
+            shutil.copytree(receipt["adapter_folder"], folder / ADAPTER)
+            receipt["adapter_folder"] = ADAPTER
     else:
         made, receipt = quantize_model(step, model, rows, inputs.recipe.seed)
     lineage = {"section": section, "recipe": inputs.recipe.name, "receipt": {k: v for k, v in receipt.items() if k != "curve"}}

@@ -17,7 +17,7 @@ class RolloutReceipt:
     ``groups_with_signal``: groups with an advantage that is not 0, or a demonstration that is imitated; ``groups_without``
     the others; ``groups_resampled``: replaced by fresh prompts before that. ``rows_dropped``: sampled rows that the objective
     did not use. ``prompts_too_long``: passed over. ``reward_failures``: completions that the reward could not score (they
-    count 0). ``last``: of the last rollout, replaced groups included: ``reward`` and its spread, ``ended`` (share that
+    count 0). ``reward_details``: what the reward says of its last scoring. ``last``: of the last rollout, replaced groups included: ``reward`` and its spread, ``ended`` (share that
     stopped by itself), mean and longest ``completion_tokens``; then ``groups_with_signal``, ``groups``, ``step``.
     """
 
@@ -35,9 +35,16 @@ class RolloutReceipt:
     prompts_too_long: int = 0
     reward_failures: int = 0
     failed: list[str] = field(default_factory=list)
+    reward_details: dict[str, Any] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
 
-    def sampled(self, engine: Mapping[str, Any], failures: Mapping[int, str], completions: Sequence[Completion]) -> None:
+    def sampled(
+        self,
+        engine: Mapping[str, Any],
+        failures: Mapping[int, str],
+        completions: Sequence[Completion],
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         """Counts one call of the engine and of the reward."""
         self.completions += len(completions)
         self.completions_ended += sum(c.finish != "length" for c in completions)
@@ -45,6 +52,7 @@ class RolloutReceipt:
         self.prefill_tokens += int(engine.get("prefill_tokens", 0))
         self.decode_tokens += int(engine.get("decode_tokens", 0))
         self.reward_failures += len(failures)
+        self.reward_details = dict(details or {})
         self.failed = (self.failed + [f"{completions[i].text[:120]!r}: {why}" for i, why in failures.items()])[:3]
 
     def rollout(

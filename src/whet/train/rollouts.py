@@ -245,7 +245,7 @@ class RolloutProvider:
             receipt=engine,
         )
         scores = score(self.reward, [prompts[c.prompt].row for c in completions], [c.text for c in completions])
-        self.counts.sampled(engine, scores.failures, completions)
+        self.counts.sampled(engine, scores.failures, completions, scores.receipt.get("details"))
         examples = [self._example(prompts[c.prompt], c, value) for c, value in zip(completions, scores.values)]
         return [examples[i : i + size] for i in range(0, len(examples), size)]
 

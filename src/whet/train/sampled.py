@@ -52,7 +52,7 @@ def sampled_outputs(model: Model, units: Sequence[Sequence[Example]]) -> dict[st
         "ended_share": ended / len(completions),
         "limit": limit,
         "tokens": sum(map(len, prompts)) + sum(len(c.ids) for c in completions),
-        "outputs": [f"[{c.finish}] {c.text[:200]}" for c in completions[:SHOWN]],
+        "outputs": [f"[{c.finish}] {c.text[:200]!r}" for c in completions[:SHOWN]],
     }
 
 
