@@ -47,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", _export, "write a run's model in a form that other software loads")
     export.add_argument("model", help="a model folder, or a run (its last model; RUN:STAGE for another)")
-    export.add_argument("--to", required=True, metavar="FORMAT", help="an export part, such as compressed-tensors")
+    export.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="an export part, such as compressed-tensors, or one with settings: '{name: packed, ...}'",
+    )
     export.add_argument("--out", required=True, metavar="FOLDER", help="where to write")
 
     listing = _command(commands, "parts", _parts, "the parts there are, of one kind or of all")
@@ -56,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
 
     papers = _command(commands, "papers", _papers, "search the papers whose methods are here")
     papers.add_argument("query", nargs="*", help="words; without any, all papers")
+
+    store = commands.add_parser("store", help="whether every artifact is as it was written, and how much there is")
+    tools = store.add_subparsers(metavar="TOOL", required=True)
+    _command(
+        tools, "verify", _store_verify, "read every artifact again; exits with 1 if one is damaged or something is left over"
+    )
+    _command(tools, "du", _store_du, "how much lies in the store, by kind of step and by run")
 
     _command(commands, "doctor", _doctor, "what this machine has, and which extras are usable")
     return top
@@ -135,6 +147,22 @@ def _papers(options: Any) -> int:
     from whet.catalog import search_papers
 
     data, text = search_papers(" ".join(options.query))
+    _print(options, data, text)
+    return 0
+
+
+def _store_verify(options: Any) -> int:
+    from whet.run.store_tools import verify_store
+
+    found, text = verify_store()
+    _print(options, found, text)
+    return 1 if found else 0
+
+
+def _store_du(options: Any) -> int:
+    from whet.run.store_tools import store_sizes
+
+    data, text = store_sizes()
     _print(options, data, text)
     return 0
 

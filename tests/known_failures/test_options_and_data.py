@@ -136,6 +136,12 @@ def test_what_rl_does_with_long_prompts_is_counted(tiny_model: Model) -> None:
     rows = [{"prompt": "9" * 400, "answer": "9"}, *({**row, "answer": "4"} for row in ROWS)]
     plan = {"prompts": 9, "group_size": 2, "max_new_tokens": 4}
     made = whet.train(
-        tiny_model, rows, objective="reinforce", reward={"name": "pattern", "pattern": "a"}, rollouts=plan, steps=1, schedule="sequential"
+        tiny_model,
+        rows,
+        objective="reinforce",
+        reward={"name": "pattern", "pattern": "a"},
+        rollouts=plan,
+        steps=1,
+        schedule="sequential",
     )
     assert made.lineage["step"]["receipt"]["provider"]["prompts_too_long"] >= 1

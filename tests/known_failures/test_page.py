@@ -11,7 +11,7 @@ PAGE = HERE.parents[1] / "docs" / "known-failures.md"
 THREAD = re.compile(r"[\w.-]+/[\w.-]+#\d+ ?")
 
 
-def tests() -> dict[str, str]:
+def written() -> dict[str, str]:
     """``file::test`` -> docstring."""
     found = {}
     for file in sorted(set(HERE.glob("test_*.py")) - {Path(__file__)}):
@@ -28,7 +28,7 @@ def rows() -> list[list[str]]:
 
 def test_every_failure_has_a_row_and_every_row_its_tests() -> None:
     assert [row[0] for row in rows()] == [str(number) for number in range(1, 26)]
-    known = tests()
+    known = written()
     for number, threads, _, does, shown in rows():
         named = re.findall(r"`([\w.]+::\w+)`", shown)
         assert named or "not applicable yet" in does, number
@@ -39,6 +39,6 @@ def test_every_failure_has_a_row_and_every_row_its_tests() -> None:
 
 def test_every_test_begins_with_its_thread_and_is_on_the_page() -> None:
     shown = set(re.findall(r"`([\w.]+::\w+)`", PAGE.read_text(encoding="utf-8")))
-    assert shown == tests().keys()
-    for name, text in tests().items():
+    assert shown == written().keys()
+    for name, text in written().items():
         assert THREAD.match(text), name

@@ -68,7 +68,9 @@ def test_an_export_ends_with_an_independent_reload(to: str, settings: Any, tiny_
 
 
 @pytest.mark.peer
-def test_an_export_that_lost_a_tensor_is_not_called_done(tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_lost_a_tensor_is_not_called_done(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vllm-project/llm-compressor#1075: a file without weight_zero_point leaves the tool, and only the server notices."""
     pytest.importorskip("compressed_tensors")
     from whet.quantize.exports import compressed_tensors as module

@@ -14,6 +14,7 @@ from whet.data.example import Example
 from whet.data.schedules.shuffle import shuffle
 from whet.errors import RecipeError
 from whet.model import Model, weights_hash
+from whet.train.adapters.lora import LoRA
 from whet.train.loop import FitResult, fit
 from whet.train.objectives.sft import SFT
 from whet.train.provider import FixedExamples
@@ -53,7 +54,8 @@ def train(model: Model, seen: list[list[int]], folder: Path | None = None, stop:
             raise Killed
 
     settings = TrainSettings(epochs=3, batch_size=4, lr=3e-3, seed=3, checkpoint_every=2)
-    return fit(model, Watched(units(), seen), SFT(), settings, checkpoint_folder=folder, on_step=on_step, progress=False)
+    provider, adapter = Watched(units(), seen), LoRA(r=4, dropout=0.2)
+    return fit(model, provider, SFT(), settings, adapter=adapter, checkpoint_folder=folder, on_step=on_step, progress=False)
 
 
 @pytest.mark.parametrize("stop", [2, 5, 7], ids=["first epoch", "second epoch", "third epoch"])
@@ -99,7 +101,9 @@ def test_a_row_that_comes_twice_in_an_epoch_is_refused() -> None:
 
     provider = FixedExamples(units(), tail, batch_size=4)
     assert len(provider.indices(2)) == 4
-    with pytest.raises(RecipeError, match=r"repeats 3 of 12 rows within epoch 1 \(rows 9, 10, 11\); a row may come once per epoch"):
+    with pytest.raises(
+        RecipeError, match=r"repeats 3 of 12 rows within epoch 1 \(rows 9, 10, 11\); a row may come once per epoch"
+    ):
         provider.indices(3)
     with pytest.raises(RecipeError, match="asks for row 12 in epoch 0; there are rows 0 to 11"):
         FixedExamples(units(), lambda size, epoch, seed: np.arange(1, size + 1), batch_size=4).indices(0)
@@ -108,9 +112,17 @@ def test_a_row_that_comes_twice_in_an_epoch_is_refused() -> None:
 def test_other_rows_cannot_be_resumed_with(tiny_model: Model, tmp_path: Path) -> None:
     """verl-project/verl#3457: a run goes on with other data and nobody notices."""
     train(tiny_model, [], tmp_path)
-    settings = TrainSettings(epochs=3, batch_size=4, lr=3e-3, seed=3)
-    with pytest.raises(RecipeError, match="cannot resume: the training data's fingerprint was .* train afresh without resume"):
-        fit(tiny_model, Watched(units()[::-1], []), SFT(), settings, checkpoint_folder=tmp_path, progress=False)
+    settings = TrainSettings(epochs=3, batch_size=4, lr=3e-3, seed=3, checkpoint_every=2)
+    with pytest.raises(RecipeError, match=r"cannot resume: the training data's fingerprint was .* train afresh without resume"):
+        fit(
+            tiny_model,
+            Watched(units()[::-1], []),
+            SFT(),
+            settings,
+            adapter=LoRA(r=4, dropout=0.2),
+            checkpoint_folder=tmp_path,
+            progress=False,
+        )
 
 
 def vowels(rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[float]:

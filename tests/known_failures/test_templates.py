@@ -12,6 +12,7 @@ from datasets import Dataset
 
 import whet
 from whet import parts
+from whet.cli import main
 from whet.data.chat import encode, prompt_ids
 from whet.data.example import Example
 from whet.errors import DataError, ModelError, RecipeError
@@ -23,7 +24,7 @@ from whet.model import Model, load_model
 
 ROWS = [{"prompt": f"What is {i} plus 4?", "completion": f"{i + 4}", "answer": f"{i + 4}"} for i in range(8)]
 
-GOLDEN_TEXT = '<|user|>What is 3 plus 4?<|assistant|>7<|end|>'
+GOLDEN_TEXT = "<|user|>What is 3 plus 4?<|assistant|>7<|end|>"
 GOLDEN_IDS = [3, 866, 272, 281, 293, 422, 88, 283, 36, 4, 28, 1]
 GOLDEN_TRAINED = 2
 
@@ -127,11 +128,13 @@ def saved_with_another_template(model: Model, folder: Path) -> Model:
 def test_measuring_under_another_template_is_refused(task: Any, tiny_model: Model, tmp_path: Path) -> None:
     """hiyouga/LlamaFactory#2509 (with #8720): accuracy 26 % or 57 %, by the template at inference."""
     model = saved_with_another_template(tiny_model, tmp_path / "tuned")
-    with pytest.raises(ModelError, match=r"was trained or saved with chat template .*\. Put the template back, or say other_template: allow"):
+    with pytest.raises(
+        ModelError, match=r"was trained or saved with chat template .*\. Put the template back, or say other_template: allow"
+    ):
         task(model)
     result = replace(task, other_template="allow")(model)
     before = task(load_model(whet.train(tiny_model, ROWS, steps=1).save(tmp_path / "same"), device="cpu"))
-    with pytest.raises(RecipeError, match="template: .* against"):
+    with pytest.raises(RecipeError, match=r"template: .* against"):
         compare(before, result)
 
 
@@ -148,6 +151,17 @@ def test_exporting_under_another_template_is_refused(to: str, tiny_model: Model,
     again = whet.load(tmp_path / "out")
     assert again.lineage["template_before"] != again.lineage["template"]
     Replies(data=source)(again)
+
+
+def test_the_command_line_refuses_it_too(tiny_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """hiyouga/LlamaFactory#2509: the same by `whet export`, with the same way out."""
+    saved_with_another_template(tiny_model, tmp_path / "tuned")
+    where = [str(tmp_path / "tuned"), "--out", str(tmp_path / "out"), "--to"]
+    assert main(["export", *where, "transformers"]) == 2
+    assert "other_template: allow" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["export", *where, "{name: transformers, other_template: allow}"]) == 0
+    assert main(["export", *where, "{name: transformers"]) == 2
+    assert "is neither a format nor a mapping" in capsys.readouterr().err
 
 
 def test_training_on_purpose_under_a_new_template_makes_it_the_models_own(tiny_model: Model, tmp_path: Path) -> None:

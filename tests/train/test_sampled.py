@@ -14,9 +14,7 @@ from whet.train import sampled
 
 
 def units(count: int, before: int = 3, reply: int = 1) -> list[list[Example]]:
-    return [
-        [Example([*range(5, 4 + before), 7 + i, *[8] * reply], [False] * before + [True] * reply, i)] for i in range(count)
-    ]
+    return [[Example([*range(5, 4 + before), 7 + i, *[8] * reply], [False] * before + [True] * reply, i)] for i in range(count)]
 
 
 def test_ten_prompts_are_spread_over_the_rows_and_counted(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

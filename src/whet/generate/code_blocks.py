@@ -16,7 +16,9 @@ from dataclasses import dataclass
 EXTRACTOR = "python-block-1"
 """Name and version of the extraction rule, to be kept with every score."""
 
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^[ \t]*```[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
+)
 _PYTHON = {"", "python", "python3", "py"}
 _SAME = re.compile(r"[\s)\]}#]")
 
@@ -46,12 +48,15 @@ def program(completion: str, prefix: str = "", entry_point: str = "") -> Program
     if not code.strip():
         return None
     if prefix and entry_point and not _defines(code, entry_point):
-        return Program("", prefix + (code if blocks else _continuation(code)))
+        return Program(prefix, prefix + (code if blocks else _continuation(code)))
     return Program(prefix, code)
 
 
 def _defines(code: str, name: str) -> bool:
-    return bool(name) and re.search(rf"^(?:(?:async )?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", code, re.MULTILINE) is not None
+    return (
+        bool(name)
+        and re.search(rf"^(?:(?:async )?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", code, re.MULTILINE) is not None
+    )
 
 
 def _continuation(code: str) -> str:

@@ -8,9 +8,11 @@ descriptor can at most make the tests fail. What the code prints goes nowhere.
 **Two strengths.** ``bubblewrap`` (Linux, the program ``bwrap``): own namespaces for processes, files, network and
 IPC; nothing to be seen but the interpreter and system libraries, read-only; one scratch folder in memory; environment empty;
 everything ends with the parent. ``subprocess``, where that does not work: a bare interpreter in its own session with an empty
-environment, a scratch folder, the same limits, and a hook in the interpreter that refuses network, processes, signals and files
-outside the scratch folder and the standard library. It is weaker: a program that breaks the interpreter itself is stopped by nothing but the user's own
-rights, and the sum of its files is not limited. Whoever gets it is told once, and the receipt says so.
+environment, a scratch folder, the same limits, and a hook in the interpreter that refuses network, processes, signals and
+files outside the scratch folder and the standard library. It is weaker: a program that breaks the interpreter itself is stopped
+by nothing but the user's own rights; attributes of files can be seen; the sum of its files is not limited, nor, for root, the
+number of its threads; and if whet itself is killed, it may go on until its CPU time or an alarm ends it. Whoever gets it is
+told once, and the receipt says so.
 
 Limits in both: seconds of wall and CPU time, address space, processes and threads, size of a file, open files, length of a reply.
 """
@@ -202,8 +204,8 @@ class _Child:
         command = [_interpreter(), "-s", "-S", "-c", _HARNESS.read_text(encoding="utf-8"), role, json.dumps(settings)]
         self.process = subprocess.Popen(
             [*_bubblewrap(limits.disk), *command] if mode == "bubblewrap" else command,
-            stdin=stdin,
-            stdout=stdout or subprocess.DEVNULL,
+            stdin=stdin.fileno(),
+            stdout=stdout.fileno() if stdout else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd=self.scratch or "/",
             env={"PYTHONHASHSEED": "0"},  # the order of sets must not decide a reward
@@ -262,7 +264,9 @@ def _bubblewrap(disk: int) -> tuple[str, ...]:
         else "--unshare-all --unshare-user"
     )
     seen = [os.path.realpath(sys.base_prefix), "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
-    binds = [word for path in seen for word in ("--ro-bind-try", path, path)]
+    above = dict.fromkeys(str(folder) for path in seen for folder in reversed(Path(path).parents) if folder.parent != folder)
+    folders = [word for folder in above for word in ("--dir", folder)]  # made by a bind, they would be closed to other users
+    binds = [*folders, *(word for path in seen for word in ("--ro-bind-try", path, path))]
     devices = [word for path in ("/dev/null", "/dev/urandom") for word in ("--dev-bind", path, path)]
     described = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, check=False).stdout
     size = ["--perms", "1777", "--size", str(disk * 2**20), "--tmpfs", "/scratch"]

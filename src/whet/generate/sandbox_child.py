@@ -38,7 +38,7 @@ class Line:
     """One JSON value per line over a socket."""
 
     def __init__(self, descriptor: int) -> None:
-        self.out, self.lines = descriptor, open(descriptor, "rb")
+        self.out, self.lines = descriptor, os.fdopen(descriptor, "rb")
 
     def send(self, value: Any) -> None:
         try:
@@ -178,7 +178,9 @@ class Remote:
             self.used += 1
             try:
                 packed = {"name": name, "args": pack(args), "kwargs": pack(kwargs)}
-            except (TypeError, RecursionError) as error:
+            except RecursionError:
+                raise Ended("an argument is nested too deeply") from None
+            except TypeError as error:
                 raise Broken(f"they give {name} an argument that is no plain data: {error}") from None
             self.line.send(packed)
             reply = self._reply()
@@ -218,7 +220,7 @@ def _write_back(args: tuple[Any, ...], after: Any) -> None:
     for old, new in zip(args, after if isinstance(after, tuple) else ()):
         if type(old) is type(new) and isinstance(old, (list, dict, set)) and old != new:
             old.clear()
-            old.extend(new) if isinstance(old, list) else old.update(new)  # type: ignore[union-attr]
+            old.extend(new) if isinstance(old, list) else old.update(new)
 
 
 class Counted(ast.NodeTransformer):
@@ -237,7 +239,8 @@ class Counted(ast.NodeTransformer):
 
 def free_names(tree: ast.Module) -> set[str]:
     """Names that the tests read and neither define nor find among the builtins."""
-    read, known = set(), set(dir(builtins))
+    read: set[str] = set()
+    known = set(dir(builtins))
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else known).add(node.id)
@@ -263,25 +266,29 @@ def tester(worker_line: Line, parent: Line) -> None:
         execute(job["prefix"], space, optional=True)
         entry = job["entry_point"]
         wanted = sorted((free_names(tree) - space.keys()) | ({entry} if entry else set()))
+        if not wanted:
+            raise Broken("they never use the code under test")
         if job["partial"]:
             counter = Counted()
             tree = ast.fix_missing_locations(counter.visit(tree))
             total = counter.asserts
             space["__count__"] = lambda number, good: counts.__setitem__(number, good and counts.get(number, True))
+        program = compile(tree, "<tests>", "exec")
         started = True
         parent.send("ready")
         worker_line.send({"prefix": job["prefix"], "code": job["code"], "names": wanted})
         space.pop(entry, None)
         space.update(remote.names(wanted))
-        _run(compile(tree, "<tests>", "exec"), space, entry)
-        if not remote.used:
-            raise Broken("they never use the code under test")
+        _run(program, space, entry)
+        if not remote.used:  # whatever they expected: without this, code that lacks the function could pass
+            raise NameError("the tests reached nothing of the code")
         verdict = {"status": "passed" if all(counts.values()) else "failed", "passed": sum(counts.values()), "total": len(counts)}
     except BaseException as error:
-        status = {Broken: "broken", Ended: "ended"}.get(type(error), "failed")
+        # Up to the start nothing has run but the tests and their prefix, so that the fault is theirs.
+        status = {Broken: "broken", Ended: "ended"}.get(type(error), "failed") if started else "broken"
         if not started:
             parent.send("ready")
-        why = f"{type(error).__name__}: {error}" if status == "failed" else str(error)
+        why = str(error) if isinstance(error, (Broken, Ended)) else f"{type(error).__name__}: {error}"
         verdict = {"status": status, "passed": sum(counts.values()), "total": total, "why": why[:300]}
     parent.send(verdict)
 
@@ -348,22 +355,30 @@ def hide() -> None:
 
 
 REFUSED = (
-    "socket. subprocess. ctypes. shutil. pty. resource.setrlimit resource.prlimit os.fork os.exec os.posix_spawn os.spawn "
-    "os.system os.kill os.chown os.mount os.setxattr os.removexattr signal.pthread_kill mmap.__new__"
-).split()
-WITHIN = "os.remove os.rename os.mkdir os.rmdir os.link os.symlink os.chmod os.truncate os.utime os.listdir os.scandir".split()
-REMOVED = "mkfifo mknod lchown pidfd_open setpriority sched_setaffinity".split()
+    *("socket.", "subprocess.", "ctypes.", "shutil.", "pty.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system"),
+    *("os.kill", "os.chown", "os.mount", "os.setxattr", "os.removexattr", "signal.pthread_kill", "mmap.__new__"),
+    *("resource.setrlimit", "resource.prlimit"),
+)
+WITHIN = {
+    *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink"),
+    *("os.chmod", "os.truncate", "os.utime", "os.listdir", "os.scandir"),
+}
+REMOVED = ("mkfifo", "mknod", "lchown", "pidfd_open", "setpriority", "sched_setaffinity")
 """Functions of ``os`` that no hook sees."""
-UNSAFE_MODULES = {"ctypes", "_ctypes", "_posixsubprocess", "_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters"}
+UNSAFE = {
+    *("ctypes", "_ctypes", "_posixsubprocess"),
+    *("_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters"),
+}
+"""Modules that reach behind the interpreter."""
 
 
 def guard() -> None:
     """Where nothing stronger holds: refuses, within the interpreter, network, processes, signals, and files outside the
     scratch folder. It stops programs that try; it would not stop one that breaks the interpreter."""
-    scratch = os.path.realpath(os.getcwd())
-    library = os.path.realpath(os.path.dirname(os.__file__))
+    scratch = os.path.realpath(".")
+    library = os.path.realpath(os.__file__.rpartition(os.sep)[0])
     within, realpath, fsdecode = os.path.commonpath, os.path.realpath, os.fsdecode
-    refused, inside, unsafe, devices = tuple(REFUSED), frozenset(WITHIN), frozenset(UNSAFE_MODULES), ("/dev/null", "/dev/urandom")
+    refused, inside, unsafe, devices = REFUSED, frozenset(WITHIN), frozenset(UNSAFE), ("/dev/null", "/dev/urandom")
     writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
     def allowed(path: Any, write: bool) -> bool:

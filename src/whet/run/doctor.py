@@ -10,6 +10,7 @@ from whet.run.store import Store
 
 EXTRAS: dict[str, tuple[str, str, str]] = {
     "compressed-tensors": ("compressed_tensors", "export", "export of quantized models that transformers and servers load"),
+    "psycopg": ("psycopg", "postgres", "the ledger on PostgreSQL"),
     "ray": ("ray", "ray", "variants and data passes on a cluster"),
     "trl": ("trl", "bench", "benchmarks and parity tests against TRL"),
     "lm-eval": ("lm_eval", "bench", "benchmarks and parity tests against lm-eval"),

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, create_engine, event, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import BigInteger, DateTime, Engine, ForeignKey, Text, TypeDecorator, create_engine, event, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from whet.errors import StoreError, unknown
 
 
+class Document(TypeDecorator[dict[str, Any]]):
+    """A mapping as JSON text: unlike a database's own JSON type it keeps NaN and any text that a model wrote."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return json.dumps(value, default=str)
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return json.loads(value)
+
+
+class Moment(TypeDecorator[dt.datetime]):
+    """A point in time, given and returned in UTC whatever the database keeps."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
+        return value and value.astimezone(dt.timezone.utc)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(dt.timezone.utc) if value.tzinfo else value.replace(tzinfo=dt.timezone.utc)
+
+
 class Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON}
+    type_annotation_map = {dict[str, Any]: Document, dt.datetime: Moment}
 
 
 class Run(Base):
@@ -27,7 +58,7 @@ class Run(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     recipe: Mapped[str]
     document: Mapped[dict[str, Any]]
-    seed: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[str]
     started: Mapped[dt.datetime]
     finished: Mapped[dt.datetime | None]
@@ -61,13 +92,16 @@ class Ledger:
     """Reads and writes the ledger at a SQLAlchemy URL."""
 
     def __init__(self, url: str) -> None:
+        shown = re.sub(r"://[^@/]*@", "://***@", url)
         try:
-            self._engine = create_engine(url)
+            self._engine = create_engine(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), pool_pre_ping=True)
             if url.startswith("sqlite"):
                 event.listen(self._engine, "connect", _write_ahead)
-            Base.metadata.create_all(self._engine)
+            _make_tables(self._engine)
+        except ModuleNotFoundError as error:
+            raise StoreError(f"the ledger {shown} needs {error.name}; pip install 'whet[postgres]'") from error
         except SQLAlchemyError as error:
-            raise StoreError(f"the ledger {url} cannot be opened: {error}") from error
+            raise StoreError(f"the ledger {shown} cannot be opened: {error}") from error
 
     @classmethod
     def beside(cls, folder: Path) -> Ledger:
@@ -79,8 +113,11 @@ class Ledger:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """One transaction; rows stay readable after it."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        try:
+            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except DBAPIError as error:
+            raise StoreError(f"the ledger cannot be read or written: {error.orig}; artifacts are intact") from error
 
     def save(self, *rows: Base) -> None:
         """Inserts or updates rows."""
@@ -123,5 +160,14 @@ class Ledger:
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _make_tables(engine: Engine) -> None:
+    """Makes the tables that are missing; another run may be making them at the same moment."""
+    try:
+        Base.metadata.create_all(engine)
+    except SQLAlchemyError:
+        time.sleep(0.5)
+        Base.metadata.create_all(engine)

@@ -262,11 +262,16 @@ def _export_step(step: ExportStep, inputs: Inputs, folder: Path) -> Receipt:
 
 
 def export_folder(model: Path | str, to: str, out: str | Path) -> Receipt:
-    """Exports a model folder; the command ``whet export``.
+    """Exports a model folder; the command ``whet export``. ``to`` is a format's name, or a mapping in YAML with its settings.
 
     Raises:
         RecipeError: unknown format, or one that cannot say what the model holds.
     """
-    part = parts.build("export", to, "to")
+    import yaml
+
+    try:
+        part = parts.build("export", yaml.safe_load(to), "to")
+    except yaml.YAMLError as error:
+        raise RecipeError(f"to: {to!r} is neither a format nor a mapping such as '{{name: packed}}': {error}") from error
     inner = Path(model) / MODEL
     return dict(part(open_model(inner if inner.is_dir() else model), Path(out)))

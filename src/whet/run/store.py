@@ -13,11 +13,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whet.errors import StoreError
+from whet.run.store_lock import locked
 
 MANIFEST = "manifest.json"
 
@@ -45,7 +47,7 @@ class Store:
         remote = "://" in address and not address.startswith("file://")
         scratch = Path(default_home()) / "remote" / hashlib.sha256(address.encode()).hexdigest()[:12] if remote else Path(address)
         try:
-            for folder in ("artifacts", "checkpoints", "runs"):
+            for folder in ("artifacts", "checkpoints", "locks", "runs"):
                 (scratch / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -81,31 +83,40 @@ class Store:
             if not self.remote or not self.has(identity):
                 raise StoreError(f"no artifact {identity} in {self.address}; run the recipe again")
             filesystem, root = self._remote(identity)
-            with self._aside() as aside:
+            with self._aside(identity) as aside:
                 filesystem.get(root, str(aside / "copy"), recursive=True)
                 self._appear(aside / "copy", folder)
+        self._tidy(identity)
         return folder
 
     def put(self, identity: str, write: Callable[[Path], None]) -> Path:
         """Writes an artifact: ``write`` fills an empty folder, which then appears under the identity.
+
+        While another process makes the same artifact this one waits and then takes the other's.
 
         Raises:
             StoreError: the disk is full or not writable; nothing of the artifact remains, earlier ones are untouched.
         """
         folder = self._local(identity)
         try:
-            with self._aside() as aside:
-                content = aside / "new"
-                content.mkdir()
-                write(content)
-                (content / MANIFEST).write_text(json.dumps(manifest(content), indent=1))
-                self._upload(content, identity)
-                self._appear(content, folder)
+            with locked(self._lock(identity)):
+                self._clear(identity)
+                if not self.has(identity):
+                    self._write(identity, write, folder)
         except OSError as error:
             raise StoreError(
                 f"cannot write artifact {identity} to {self.address}: {error}; earlier artifacts are intact"
             ) from error
         return folder
+
+    def _write(self, identity: str, write: Callable[[Path], None], folder: Path) -> None:
+        with self._aside(identity) as aside:
+            content = aside / "new"
+            content.mkdir()
+            write(content)
+            (content / MANIFEST).write_text(json.dumps(manifest(content), indent=1))
+            self._upload(content, identity)
+            self._appear(content, folder)
 
     def identities(self) -> Iterator[str]:
         """Every artifact that is whole in the local folder."""
@@ -115,6 +126,23 @@ class Store:
 
     def _local(self, identity: str) -> Path:
         return self.scratch / "artifacts" / identity
+
+    def _lock(self, identity: str) -> Path:
+        return self.scratch / "locks" / identity
+
+    def _clear(self, identity: str) -> None:
+        """Removes what a killed run left of an artifact; only while its lock is held."""
+        for path in (self.scratch / "artifacts").glob(f".new-{identity}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _tidy(self, identity: str) -> None:
+        """Removes what a run that was killed after its artifact appeared left: the checkpoints, the folder aside."""
+        checkpoints, asides = self.checkpoints(identity), (self.scratch / "artifacts").glob(f".new-{identity}-*")
+        if checkpoints.exists() or any(asides):
+            with suppress(OSError), locked(self._lock(identity), wait=False) as held:
+                if held:
+                    shutil.rmtree(checkpoints, ignore_errors=True)
+                    self._clear(identity)
 
     def _remote(self, identity: str) -> tuple[Any, str]:
         import fsspec
@@ -127,12 +155,12 @@ class Store:
             return
         filesystem, root = self._remote(identity)
         for path in sorted(content.rglob("*")):
-            if path.is_file() and path.name != MANIFEST:
+            if path.is_file() and path != content / MANIFEST:
                 filesystem.put_file(str(path), f"{root}/{path.relative_to(content)}")
         filesystem.put_file(str(content / MANIFEST), f"{root}/{MANIFEST}")
 
-    def _aside(self) -> _Aside:
-        return _Aside(self.scratch / "artifacts")
+    def _aside(self, identity: str) -> _Aside:
+        return _Aside(self.scratch / "artifacts", f".new-{identity}-")
 
     @staticmethod
     def _appear(content: Path, folder: Path) -> None:
@@ -147,11 +175,11 @@ class Store:
 class _Aside:
     """A temporary folder beside the artifacts, so that the final rename stays on one file system."""
 
-    def __init__(self, beside: Path) -> None:
-        self._beside = beside
+    def __init__(self, beside: Path, prefix: str) -> None:
+        self._beside, self._prefix = beside, prefix
 
     def __enter__(self) -> Path:
-        self._path = Path(tempfile.mkdtemp(prefix=".new-", dir=self._beside))
+        self._path = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._beside))
         return self._path
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +190,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """File -> size in bytes and sha256, for every file below the folder."""
     listing = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
+        if path.is_file() and path != folder / MANIFEST:
             with path.open("rb") as handle:
                 digest = hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(handle)
             listing[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest}

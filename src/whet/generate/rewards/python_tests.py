@@ -77,7 +77,7 @@ class PythonTests:
             text_cell(row, column) if row.get(column) is not None else "" for column in (self.prefix, self.entry_point)
         )
         found = program(completion, prefix, entry_point)
-        return found and Job(found.code, tests, found.prefix, entry_point, self.partial)
+        return Job(found.code, tests, found.prefix, entry_point, self.partial) if found else None
 
     def _value(self, verdict: Verdict) -> float:
         if verdict.status == "passed":

@@ -1,0 +1,104 @@
+"""The ledger keeps what it is given, the same on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import os
+import shutil
+import socket
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from whet.errors import StoreError
+from whet.run.ledger import Ledger, Run, StepRecord
+
+INSTALL = "PostgreSQL is not tested: apt-get install postgresql, pip install 'whet[postgres]'"
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """The URL of a server on a free port, started for these tests."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        found = []
+    if not found:
+        warnings.warn(INSTALL, stacklevel=1)
+        pytest.skip(INSTALL)
+    binaries = found[-1].parent
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = subprocess.run([*user, "mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, control = f"{folder}/data", [*user, str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-w"]
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off -c timezone=Asia/Tokyo"
+    init = [*user, str(binaries / "initdb"), "-D", data, "-U", "whet", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"]
+    try:
+        subprocess.run(init, check=True, capture_output=True, cwd="/")
+        subprocess.run([*control, "-l", f"{folder}/log", "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        yield f"postgresql://whet@127.0.0.1:{port}/postgres"
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    if request.param == "postgresql":
+        monkeypatch.setenv("WHET_LEDGER", request.getfixturevalue("postgresql"))
+    return Ledger.beside(tmp_path)
+
+
+def _run(name: str, seed: int = 0) -> Run:
+    now = dt.datetime(2024, 1, 1, 12, tzinfo=dt.timezone.utc)
+    return Run(
+        id=name, recipe=name.partition("-")[0], document={}, seed=seed, status="running", started=now, finished=None,
+        versions={}, machine={}, steps=[],
+    )  # fmt: skip
+
+
+def _step(run: str, receipt: dict[str, object]) -> StepRecord:
+    return StepRecord(
+        run_id=run, position=0, name="first", section="train", identity="abc", status="done", why="", inputs={}, settings={},
+        receipt=receipt, cost={},
+    )  # fmt: skip
+
+
+def test_what_is_saved_comes_back(ledger: Ledger) -> None:
+    ledger.save(_run("kept-1", seed=2**40))
+    ledger.save(_step("kept-1", {"loss": math.nan, "text": "\x00 \ud800 é ⟦"}))
+    ledger.finish("kept-1", "done")
+    run = ledger.run("kept-1")
+    assert (run.seed, run.status, run.started.isoformat()) == (2**40, "done", "2024-01-01T12:00:00+00:00")
+    assert run.finished is not None and abs(run.finished - dt.datetime.now(dt.timezone.utc)) < dt.timedelta(minutes=5)
+    receipt = run.steps[0].receipt
+    assert math.isnan(receipt["loss"]) and receipt["text"] == "\x00 \ud800 é ⟦"
+
+
+def test_a_step_saved_again_is_updated(ledger: Ledger) -> None:
+    ledger.save(_run("twice-1"))
+    for value in (1, 2):
+        ledger.save(_step("twice-1", {"value": value}))
+    assert [s.receipt for s in ledger.run("twice").steps] == [{"value": 2}]
+
+
+def test_an_ambiguous_or_unknown_run_is_named(ledger: Ledger) -> None:
+    ledger.save(_run("same-1"), _run("same-2"))
+    with pytest.raises(StoreError, match="begins several runs"):
+        ledger.run("same-")
+    with pytest.raises(StoreError, match="unknown run 'sane-1'"):
+        ledger.run("sane-1")
+
+
+def test_a_ledger_that_cannot_be_reached_is_named_without_its_password() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError, match=r"ledger postgresql://\*\*\*@127\.0\.0\.1:1/x cannot be opened") as caught:
+        Ledger("postgresql://whet:secret@127.0.0.1:1/x")
+    assert "secret" not in str(caught.value)
