@@ -67,3 +67,29 @@ def test_a_store_that_cannot_be_written_says_the_way_out(tmp_path: Path) -> None
     blocked.write_text("not a folder")
     with pytest.raises(StoreError, match="set WHET_HOME"):
         Store.open(str(blocked))
+
+
+def test_a_trailing_slash_and_a_file_url_name_the_same_folder(tmp_path: Path) -> None:
+    Store.open(str(tmp_path / "store")).put("abc", _write)
+    for address in (f"{tmp_path}/store/", f"file://{tmp_path}/store"):
+        store = Store.open(address)
+        assert not store.remote and store.has("abc")
+
+
+def test_a_home_that_is_a_url_keeps_its_copies_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_HOME", f"memory://home-{tmp_path.name}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = Store.open()
+    store.put("abc", _write)
+    assert store.remote and store.scratch.is_relative_to(tmp_path / "cache")
+
+
+def test_weights_that_do_not_fit_on_the_disk_give_a_store_error(store: Store) -> None:
+    from safetensors import SafetensorError
+
+    def full(folder: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    with pytest.raises(StoreError, match="No space left on device; earlier artifacts are intact"):
+        store.put("abc", full)
+    assert not store.has("abc")

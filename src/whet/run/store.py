@@ -26,7 +26,17 @@ MANIFEST = "manifest.json"
 
 def default_home() -> str:
     """``$WHET_HOME``, else ``whet`` in the user's cache folder."""
-    return os.environ.get("WHET_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whet")
+    return os.environ.get("WHET_HOME") or _cache_folder()
+
+
+def _local_home() -> str:
+    """A folder of this machine, also where ``$WHET_HOME`` is a URL."""
+    home = default_home()
+    return _cache_folder() if "://" in home else home
+
+
+def _cache_folder() -> str:
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whet")
 
 
 @dataclass(frozen=True)
@@ -43,9 +53,10 @@ class Store:
         Raises:
             StoreError: the folder cannot be made or written.
         """
-        address = address or default_home()
-        remote = "://" in address and not address.startswith("file://")
-        scratch = Path(default_home()) / "remote" / hashlib.sha256(address.encode()).hexdigest()[:12] if remote else Path(address)
+        address = (address or default_home()).removeprefix("file://")
+        scratch = Path(address)
+        if "://" in address:
+            scratch = Path(_local_home()) / "remote" / hashlib.sha256(address.encode()).hexdigest()[:12]
         try:
             for folder in ("artifacts", "checkpoints", "locks", "runs"):
                 (scratch / folder).mkdir(parents=True, exist_ok=True)
@@ -57,7 +68,8 @@ class Store:
 
     @property
     def remote(self) -> bool:
-        return str(self.scratch) != self.address
+        """Whether artifacts lie behind a URL; ``scratch`` then holds copies of them."""
+        return "://" in self.address
 
     def checkpoints(self, identity: str) -> Path:
         """Where a step keeps its checkpoints while it runs."""
@@ -103,7 +115,10 @@ class Store:
                 self._clear(identity)
                 if not self.has(identity):
                     self._write(identity, write, folder)
-        except OSError as error:
+        except Exception as error:
+            # safetensors reports a full disk by an error of its own.
+            if not (isinstance(error, OSError) or type(error).__module__.startswith("safetensors")):
+                raise
             raise StoreError(
                 f"cannot write artifact {identity} to {self.address}: {error}; earlier artifacts are intact"
             ) from error
