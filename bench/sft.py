@@ -37,7 +37,9 @@ def main() -> None:
     quiet_transformers()
     rows = NanoWorld(rows=given.batch * given.steps)("train").select_columns(["prompt", "completion"])
     heads = given.hidden // 32
-    model = Llama(given.hidden, given.layers, heads, heads // 2, 4 * given.hidden, 1024)(NanoWorld(rows=4000, form="plain")("train")["text"], 0)
+    model = Llama(given.hidden, given.layers, heads, heads // 2, 4 * given.hidden, 1024)(
+        NanoWorld(rows=4000, form="plain")("train")["text"], 0
+    )
     units, receipt = prepare(rows, parts.build("format", "chat"), model.tokenizer, max_length=model.context)
     tokens = int(receipt["tokens_out"])
     figures = rounds(
