@@ -39,13 +39,14 @@ def effective_settings(section: str, step: Step) -> dict[str, Any]:
             target = settings_class(section)
             given = parts.validate(parts.settings_of(target), value, section, section) if target else {}
             built = target(**given) if target else None
-            values.update({f.name: _plain(getattr(built, f.name)) for f in dataclasses.fields(built)} if built else {})
+            values.update({f.name: plain(getattr(built, f.name)) for f in dataclasses.fields(built)} if built else {})
         else:
-            values[field.name] = _plain(value)
+            values[field.name] = plain(value)
     return values
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting as plain data: parts with all their settings, the rest as JSON can hold it."""
     if (
         dataclasses.is_dataclass(value)
         or isinstance(value, functools.partial)
@@ -53,9 +54,9 @@ def _plain(value: Any) -> Any:
     ):
         return parts.effective(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

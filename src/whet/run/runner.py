@@ -163,7 +163,7 @@ class _Runner:
         name = name or step.name
         if name in self.folders and name in self.identities:
             return
-        settings = ids.effective_settings(section, step) if section != "base" else ids._plain(step)
+        settings = ids.effective_settings(section, step) if section != "base" else ids.plain(step)
         inputs = self._input_identities(section, step) | ids.fingerprints(step)
         code = ids.code_hash(section, step)
         identity = ids.identity(section, settings, inputs, self.recipe.seed, code)

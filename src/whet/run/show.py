@@ -8,8 +8,8 @@ from typing import Any
 
 from whet.errors import StoreError
 from whet.recipe import MODEL_SECTIONS
-from whet.run.ledger import Ledger, Run
-from whet.run.store import MANIFEST, Store
+from whet.run.ledger import Ledger
+from whet.run.store import Store
 
 
 def receipt_lines(receipt: Mapping[str, Any], cost: Mapping[str, Any]) -> list[str]:
@@ -87,15 +87,5 @@ def find_model_folder(reference: str) -> Path:
     return Store.open().get(chosen[-1].identity)
 
 
-def artifact_files(folder: Path) -> list[Path]:
-    """The files of an artifact without its bookkeeping."""
-    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
-
-
 def _ledger() -> Ledger:
     return Ledger.beside(Store.open().scratch)
-
-
-def stage_steps(run: Run) -> list[Any]:
-    """The run's model-making steps in order."""
-    return [s for s in sorted(run.steps, key=lambda s: s.position) if s.section in MODEL_SECTIONS]
