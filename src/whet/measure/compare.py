@@ -177,7 +177,7 @@ def compare(
         better_high=high,
         p=test.p,
         alpha=alpha,
-        guard=_guard(before, after, float(new.receipt.get("baselines", {}).get("random", 0.0))) if unit_scores else None,
+        guard=guard(before, after, float(new.receipt.get("baselines", {}).get("random", 0.0))) if unit_scores else None,
         flips=flip_rates(old.outcomes, new.outcomes) if unit_scores and score == "score" else None,
         examples=_examples(pairs, examples) if unit_scores and score == "score" else (),
         baselines=dict(new.receipt.get("baselines", {})),
@@ -225,7 +225,8 @@ def _detectable_share(n: int, discordant_share: float, alpha: float) -> float:
     return high
 
 
-def _guard(old: Sequence[float], new: Sequence[float], chance: float) -> Literal["floor", "ceiling"] | None:
+def guard(old: Sequence[float], new: Sequence[float], chance: float) -> Literal["floor", "ceiling"] | None:
+    """Whether both arms' scores in [0, 1] are within two standard errors of chance, or of 1, so that nothing may be judged."""
     if all(_near(values, chance) for values in (old, new)):
         return "floor"
     return "ceiling" if all(_near(values, 1.0) for values in (old, new)) else None

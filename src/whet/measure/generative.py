@@ -19,7 +19,7 @@ from whet.data.chat import prompt_ids, prompt_messages
 from whet.data.rows import text_cell
 from whet.errors import RecipeError
 from whet.generate.completion import Completion, Sampling
-from whet.generate.engine import generate
+from whet.generate.kept import generate_in_blocks
 from whet.generate.scoring import Reward, score
 from whet.measure.conditions import conditions, digest
 from whet.measure.rows import Row, Rows, draw_rows, draw_shots
@@ -79,7 +79,7 @@ class Generation:
         prompts = [_prompt(row, shots, model, self.form) for row in drawn.rows]
         fits = [not model.context or len(prompt) < model.context for prompt in prompts]
         engine: dict[str, Any] = {}
-        completions = generate(
+        completions = generate_in_blocks(
             model,
             [prompt for prompt, fit in zip(prompts, fits) if fit],
             self.sampling,

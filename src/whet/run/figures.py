@@ -36,10 +36,10 @@ def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: in
     def y(value: float) -> float:
         return top + height * (high - value) / (high - low)
 
-    out = [_text(4, 14, axis, size=12, colour=FAINT)]
+    out = [text(4, 14, axis, size=12, colour=FAINT)]
     for tick in ticks:
-        out.append(_line(left, y(tick), width - 8, y(tick), GRID))
-        out.append(_text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=12, colour=FAINT))
+        out.append(line(left, y(tick), width - 8, y(tick), GRID))
+        out.append(text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=12, colour=FAINT))
     base = top + height + 44 + bars
     largest = max(sizes) or 1.0
     places = {point.label: index for index, point in enumerate(points)}
@@ -47,19 +47,19 @@ def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: in
         x = left + step * (index + 0.5)
         if point.after in places:
             before = places[point.after]
-            out.append(_line(left + step * (before + 0.5), y(points[before].value), x, y(point.value), "#c9d1da", 1.2))
-        out.append(_line(x, y(point.low), x, y(point.high), point.colour, 2))
-        out += [_line(x - 5, y(v), x + 5, y(v), point.colour, 2) for v in (point.low, point.high)]
+            out.append(line(left + step * (before + 0.5), y(points[before].value), x, y(point.value), "#c9d1da", 1.2))
+        out.append(line(x, y(point.low), x, y(point.high), point.colour, 2))
+        out += [line(x - 5, y(v), x + 5, y(v), point.colour, 2) for v in (point.low, point.high)]
         out.append(
             f'<circle cx="{x:.1f}" cy="{y(point.value):.1f}" r="5" fill="{point.colour}"><title>{escape(point.note)}</title></circle>'
         )
-        out.append(_text(x + 9, y(point.value) - 7, f"{point.value:.3g}", size=12, weight="600"))
-        out.append(_text(x, top + height + 20, point.label, anchor="middle", size=13, weight="600"))
+        out.append(text(x + 9, y(point.value) - 7, f"{point.value:.3g}", size=12, weight="600"))
+        out.append(text(x, top + height + 20, point.label, anchor="middle", size=13, weight="600"))
         tall = bars * size / largest
         out.append(f'<rect x="{x - 16:.1f}" y="{base - tall:.1f}" width="32" height="{tall:.1f}" rx="2" fill="#c9d6e6"/>')
-        out.append(_text(x, base - tall - 4, f"{size:.2f}", anchor="middle", size=11, colour=FAINT))
-    out.append(_text(4, base, "MiB", size=12, colour=FAINT))
-    return _svg(width, int(base + 8), out, f"{axis} and size of every stage")
+        out.append(text(x, base - tall - 4, f"{size:.2f}", anchor="middle", size=11, colour=FAINT))
+    out.append(text(4, base, "MiB", size=12, colour=FAINT))
+    return svg(width, int(base + 8), out, f"{axis} and size of every stage")
 
 
 def curves(
@@ -83,13 +83,13 @@ def curves(
     for tick in nice_ticks(y0, y1, 4):
         if y0 <= tick <= y1:
             _, y = place(x0, tick)
-            out += [_line(left, y, width - 12, y, GRID), _text(left - 6, y + 4, f"{tick:g}", anchor="end", size=11, colour=FAINT)]
+            out += [line(left, y, width - 12, y, GRID), text(left - 6, y + 4, f"{tick:g}", anchor="end", size=11, colour=FAINT)]
     for index, (name, points) in enumerate(cleaned):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in points))
         out.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[index % 8]}" stroke-width="1.6"/>')
-        out.append(_text(left + 4 + 130 * index, 13, name, size=12, colour=COLOURS[index % 8], weight="600"))
-    out.append(_text(width - 12, height - 8, f"{x_label} {x0:g} to {x1:g}", anchor="end", size=11, colour=FAINT))
-    return _svg(width, height, out, ", ".join(n for n, _ in cleaned))
+        out.append(text(left + 4 + 130 * index, 13, name, size=12, colour=COLOURS[index % 8], weight="600"))
+    out.append(text(width - 12, height - 8, f"{x_label} {x0:g} to {x1:g}", anchor="end", size=11, colour=FAINT))
+    return svg(width, height, out, ", ".join(n for n, _ in cleaned))
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -109,15 +109,18 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, digits) for i in range(first, last + 1)]
 
 
-def _svg(width: int, height: int, content: Sequence[str], label: str) -> str:
+def svg(width: int, height: int, content: Sequence[str], label: str) -> str:
+    """A figure of its elements; ``label`` is what a screen reader says."""
     body = "".join(content)
     return f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{escape(label)}">{body}</svg>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> str:
+    """A straight line."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width}"/>'
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, colour: str = INK, weight: str = "400") -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 12, colour: str = INK, weight: str = "400") -> str:
+    """Text at a point, escaped."""
     style = f'text-anchor="{anchor}" font-size="{size}" fill="{colour}" font-weight="{weight}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'

@@ -12,6 +12,8 @@ from whet.run.comparisons import COMPARISONS, RESULTS, Comparison, read_comparis
 from whet.run.show import number, receipt_lines
 
 if TYPE_CHECKING:
+    import jinja2
+
     from whet.measure.outcome import Estimate, TaskResult
     from whet.run.ledger import Run, StepRecord
 
@@ -27,24 +29,24 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
         folders: step name -> its artifact's folder.
         folder: where the page is written.
     """
-    import jinja2
-
     steps = sorted(run.steps, key=lambda s: s.position)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     sizes = {s.name: model_mib(folders[s.name]) for s in steps if s.section in ("base", "train", "edit", "quantize")}
     blocks = [b for s in steps if s.section == "measure" for b in _blocks(folders[s.name], sizes)]
     seconds = sum(float(s.cost.get("seconds", 0)) for s in steps)
-    page = environment.get_template("report.html").render(
-        run=run,
-        about=run.document.get("about", ""),
-        minutes=f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds",
-        blocks=blocks,
-        curves=[c for s in steps if s.section == "train" and (c := _curve(s))],
-        steps=[_step(s) for s in steps],
-        command=_command(run),
-        document=_yaml(run.document),
-        versions=", ".join(f"{k} {v}" for k, v in run.versions.items()),
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            about=run.document.get("about", ""),
+            minutes=f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds",
+            blocks=blocks,
+            curves=[c for s in steps if s.section == "train" and (c := _curve(s))],
+            steps=[_step(s) for s in steps],
+            command=_command(run),
+            document=_yaml(run.document),
+            versions=", ".join(f"{k} {v}" for k, v in run.versions.items()),
+        )
     )
     folder.mkdir(parents=True, exist_ok=True)
     for index, block in enumerate(blocks):
@@ -52,6 +54,14 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
     aside = folder / ".report.html.part"
     aside.write_text(page, encoding="utf-8")
     return aside.replace(folder / "report.html")
+
+
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are found; what they are given is escaped."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
 
 
 def model_mib(folder: Path) -> float:

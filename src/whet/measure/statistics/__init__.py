@@ -4,7 +4,7 @@
 right or wrong on the same items, two arms  ``mcnemar`` (with ``newcombe``'s interval); several arms: ``cochran_q``
 real-valued per item, two arms              ``paired_permutation``; the interval is ``mean_interval`` / ``bca_bootstrap``
 few seeds                                   paired: ``paired_t`` and ``paired_permutation`` (exact); else ``welch``
-items and seeds                             ``hierarchical_bootstrap``
+items and seeds, two arms                   ``crossed_t``; intervals of one arm: ``hierarchical_bootstrap``
 retrained learners on little data           ``five_by_two_cv_f``, ``corrected_resampled_t``, ``bootstrap_632plus``, ``nested_cv``
 several arms over several data sets         ``friedman``, then ``pairwise_wilcoxon``
 one proportion                              ``wilson``, ``clopper_pearson``
@@ -18,6 +18,7 @@ Effects are always the first arm minus the second. Two-sided, 95%, 10,000 resamp
 """
 
 from whet.measure.statistics.association import brier, expected_calibration_error, spearman
+from whet.measure.statistics.crossed import Crossed, crossed_t
 from whet.measure.statistics.learners import Nested, bootstrap_632plus, nested_cv, stratified_folds
 from whet.measure.statistics.means import (
     Ranking,
@@ -48,6 +49,7 @@ from whet.measure.statistics.resampling import bca_bootstrap, hierarchical_boots
 from whet.measure.statistics.result import TestResult
 
 __all__ = [
+    "Crossed",
     "Nested",
     "Ranking",
     "TestResult",
@@ -58,6 +60,7 @@ __all__ = [
     "clopper_pearson",
     "cochran_q",
     "corrected_resampled_t",
+    "crossed_t",
     "detectable_difference",
     "detectable_mean_difference",
     "discordant",

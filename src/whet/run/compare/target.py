@@ -1,0 +1,140 @@
+"""Time to target: the budget at which each variant first reaches a quality, seed by seed.
+
+The quality is watched while training (a train step's ``validate`` task) and counts from the first measurement that reaches it.
+A seed that never does is censored: it lies above all it spent, stays in the median as infinite, and is marked. Two variants are
+compared by the exact sign test over paired seeds, or by the log-rank test where one is censored.
+
+Paper: algoperf — Benchmarking Neural Network Training Algorithms
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from whet.errors import RecipeError
+from whet.run.compare.jobs import Done
+from whet.run.compare.spending import Spending
+
+RATIO_LIMIT = 4.0
+"""``r_max`` of the performance profile: a variant that needs this many times the best one's budget scores 0."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """One seed: the ``cost`` at which the target was reached (infinite: never), and the whole budget that it had."""
+
+    seed: int
+    cost: float
+    budget: float
+
+
+@dataclass(frozen=True)
+class TargetVerdict:
+    """Two variants' budgets to the target. ``ratio``: of the medians, second over first (``nan`` if neither reaches it)."""
+
+    metric: str
+    target: float
+    unit: str
+    first: str
+    second: str
+    first_reached: Sequence[Reached]
+    second_reached: Sequence[Reached]
+    ratio: float
+    p: float
+    test: str
+
+    @property
+    def censored(self) -> int:
+        """Seeds of both that never reached it."""
+        return sum(math.isinf(r.cost) for r in (*self.first_reached, *self.second_reached))
+
+
+def time_to_target(
+    target: tuple[str, float], arms: Mapping[str, tuple[Mapping[int, Done], Mapping[int, Spending]]], unit: str
+) -> list[TargetVerdict]:
+    """Judges every pair of variants.
+
+    Args:
+        target: the metric's name and its value.
+        arms: variant -> its finished jobs and its spending, by seed.
+        unit: what the budget is counted in.
+
+    Raises:
+        RecipeError: a variant was not watched while it trained, or for another metric.
+    """
+    reached = {
+        name: [_reached(name, done[seed], spent[seed], seed, target, unit) for seed in done]
+        for name, (done, spent) in arms.items()
+    }
+    return [_verdict(target, unit, a, b, reached[a], reached[b]) for a, b in itertools.combinations(reached, 2)]
+
+
+def performance_profile(times: Mapping[str, Sequence[float]], limit: float = RATIO_LIMIT) -> dict[str, float]:
+    """AlgoPerf's score of each contender over several workloads: the mean of ``max(0, (limit - r) / (limit - 1))``.
+
+    ``r`` is the contender's time over the best one's on that workload; a miss is infinite and scores 0.
+
+    >>> performance_profile({"a": [1.0, 2.0], "b": [2.0, math.inf]})
+    {'a': 1.0, 'b': 0.3333333333333333}
+    """
+    best = [min(column) for column in zip(*times.values(), strict=True)]
+    return {
+        name: sum(max(0.0, (limit - t / b) / (limit - 1)) if math.isfinite(t) else 0.0 for t, b in zip(mine, best)) / len(mine)
+        for name, mine in times.items()
+    }
+
+
+def _reached(name: str, done: Done, spent: Spending, seed: int, target: tuple[str, float], unit: str) -> Reached:
+    from whet.measure.estimates import is_better_high
+
+    metric, wanted = target
+    watched = [(step, curves["validation"]) for step, curves in done.curves.items() if curves["validation"]]
+    if not watched:
+        raise RecipeError(
+            f"compare.target: variant {name!r} is not watched while it trains; give its train step 'validate', a task on a "
+            "validation split"
+        )
+    step, points = watched[-1]
+    if metric not in points[0]["estimates"]:
+        raise RecipeError(
+            f"compare.target: {metric!r} is none of what {step!r} is watched for: {', '.join(points[0]['estimates'])}"
+        )
+    whole = next(s for s in done.steps if s.name == step)
+    earlier = spent.of(unit) - float(getattr(whole, unit))
+    sign = 1.0 if is_better_high(metric) else -1.0
+    costs = [float(p[unit]) for p in points if sign * p["estimates"][metric][0] >= sign * wanted]
+    return Reached(seed, max(0.0, earlier) + costs[0] if costs else math.inf, spent.of(unit))
+
+
+def _verdict(
+    target: tuple[str, float], unit: str, a: str, b: str, first: Sequence[Reached], second: Sequence[Reached]
+) -> TargetVerdict:
+    p, test = _test(first, second)
+    medians = [median(r.cost for r in arm) for arm in (first, second)]
+    ratio = medians[1] / medians[0] if math.isfinite(medians[0]) else (0.0 if math.isfinite(medians[1]) else math.nan)
+    return TargetVerdict(target[0], target[1], unit, a, b, first, second, ratio, p, test)
+
+
+def _test(first: Sequence[Reached], second: Sequence[Reached]) -> tuple[float, str]:
+    from scipy import stats
+
+    if any(math.isinf(r.cost) for r in (*first, *second)):
+        samples: list[Any] = [
+            stats.CensoredData(
+                uncensored=[r.cost for r in arm if math.isfinite(r.cost)], right=[r.budget for r in arm if math.isinf(r.cost)]
+            )
+            for arm in (first, second)
+        ]
+        if all(math.isinf(r.cost) for r in (*first, *second)):
+            return 1.0, "log-rank, no seed reached it"
+        return float(stats.logrank(*samples).pvalue), "log-rank"
+    by_seed = {r.seed: r.cost for r in first}
+    signs = [math.copysign(1, r.cost - by_seed[r.seed]) for r in second if r.seed in by_seed and r.cost != by_seed[r.seed]]
+    if not signs:
+        return 1.0, "sign test, no difference"
+    return float(stats.binomtest(sum(s > 0 for s in signs), len(signs)).pvalue), f"sign test over {len(signs)} seeds"
