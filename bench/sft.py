@@ -1,7 +1,7 @@
 """SFT throughput against TRL's SFTTrainer, its better of packed and padded, float32 and bfloat16: python bench/sft.py
 
 The same randomly initialised Llama, the same chats, the same rows per optimizer step; tokens of the rows per second of training,
-padding not counted. Needs the extra ``bench``.
+padding not counted. Where TRL is missing, an environment is made for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 import warnings
 
 import torch
+from _environment import need
 from _rounds import report, rounds
 
 from whet import parts
@@ -32,6 +33,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=6)
     options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
+    need("trl")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     quiet_transformers()

@@ -77,6 +77,13 @@ def tiny_network(vocab_size: int, seed: int = 0, layers: int = 2) -> LlamaForCau
     return network
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model like ``tiny_model``, for processes that load it themselves."""
+    model = Model(tiny_network(len(tiny_tokenizer)), tiny_tokenizer, "tiny")
+    return model.save(tmp_path_factory.mktemp("tiny"))
+
+
 @pytest.fixture
 def tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
     """A random two-layer model; larger weights than usual, so that its predictions differ from uniform."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from whet import parts
+from whet.budget import Budget
 from whet.errors import RecipeError
 from whet.model import Model, quiet_transformers
 from whet.recipe import TrainStep, build_step
@@ -30,11 +31,17 @@ def load(reference: ModelLike, **settings: Any) -> Model:
     return load_model(reference, **settings) if settings else open_model(reference)
 
 
-def run(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, out: str | Path | None = None) -> Any:
+def run(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    on: str | None = None,
+) -> Any:
     """Carries a recipe out; see ``whet.run.runner.run_recipe``."""
     from whet.run.runner import run_recipe
 
-    return run_recipe(recipe, overrides, out=out)
+    return run_recipe(recipe, overrides, out=out, on=on)
 
 
 def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
@@ -130,12 +137,5 @@ def _budget(budget: str | None) -> dict[str, Any]:
     """``"2M tokens"`` or ``"300 steps"`` as the train step's field."""
     if budget is None:
         return {}
-    number, _, unit = budget.replace("-", " ").partition(" ")
-    scale = {"K": 1e3, "M": 1e6, "B": 1e9}.get(number[-1:].upper(), 1)
-    try:
-        value = int(float(number.rstrip("kKmMbB")) * scale)
-    except ValueError:
-        value = 0
-    if value <= 0 or unit not in ("tokens", "steps"):
-        raise RecipeError(f"budget: expected a positive number of tokens or steps, such as '2M tokens', got {budget!r}")
-    return {unit: value}
+    asked = Budget.parse(budget, ("tokens", "steps", "examples", "flops", "seconds"))
+    return {"steps": int(asked.amount)} if asked.unit == "steps" else {"budget": budget}

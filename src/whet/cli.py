@@ -8,20 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from whet import __version__
-from whet.errors import WhetError
+from whet.errors import OtherRank, WhetError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status (0 done, 1 the asked-for check failed, 2 an error, 130 interrupted)."""
+    """Runs one command; returns the exit status (0 done, 1 the asked-for check failed, 2 an error, 130 or 143 stopped by a signal)."""
     options = parser().parse_args(arguments)
     try:
         return int(options.call(options) or 0)
+    except OtherRank:
+        return 2
     except WhetError as error:
         print(f"whet: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("whet: stopped; the same command goes on where this one was", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "signal", 2)
     except BrokenPipeError:
         return 0
 
@@ -35,9 +37,14 @@ def parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "carry a recipe out; finished steps are reused, a stopped run goes on")
     _recipe_arguments(run)
     run.add_argument("--out", metavar="FOLDER", help="also write the report and the exports here")
+    run.add_argument("--on", metavar="PLACE", help="where: processes:N, ray (a local one), ray://HOST:PORT (default: here)")
 
     check = _command(commands, "check", _check, "the invariants on your model and data, and a forecast, before anything runs")
     _recipe_arguments(check)
+
+    _compare_arguments(_command(commands, "compare", _compare, "variants of a recipe under one budget, judged with statistics"))
+
+    _recover_arguments(_command(commands, "recover", _recover, "find what a change of a model broke, and repair it"))
 
     show = _command(commands, "show", _show, "what a run did, step by step, and why each step ran or was reused")
     show.add_argument("run", nargs="?", help="a run's id, its beginning, its recipe's name, or 'last'; without it, all runs")
@@ -64,10 +71,12 @@ def parser() -> argparse.ArgumentParser:
 
     store = commands.add_parser("store", help="whether every artifact is as it was written, and how much there is")
     tools = store.add_subparsers(metavar="TOOL", required=True)
-    _command(
+    verify = _command(
         tools, "verify", _store_verify, "read every artifact again; exits with 1 if one is damaged or something is left over"
     )
+    verify.add_argument("--remote", action="store_true", help="of a store behind a URL, read the artifacts there too")
     _command(tools, "du", _store_du, "how much lies in the store, by kind of step and by run")
+    _collect_arguments(_command(tools, "gc", _store_gc, "what no run needs, and with --delete its removal"))
 
     _command(commands, "doctor", _doctor, "what this machine has, and which extras are usable")
     return top
@@ -85,6 +94,55 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("overrides", nargs="*", metavar="PATH=VALUE", help="such as train.0.objective=dpo")
 
 
+def _compare_arguments(command: argparse.ArgumentParser) -> None:
+    _recipe_arguments(command)
+    command.add_argument(
+        "--vary", action="append", default=[], metavar="PATH=A,B", help="a field and its values; may be repeated"
+    )
+    command.add_argument("--seeds", type=int, metavar="N", help="how many (default: 3)")
+    command.add_argument("--budget", help="the same for every variant, such as 2M-tokens, 1e15-flops, 500-examples, 90-seconds")
+    command.add_argument("--target", metavar="METRIC=VALUE", help="also compare the budget that each needs to reach a quality")
+    command.add_argument("--tune", action="append", default=[], metavar="PATH=LOW..HIGH", help="tune a field, the same for all")
+    command.add_argument("--trials", type=int, metavar="N", help="points tried for every variant (default: 5)")
+    command.add_argument("--stage", help="the model that is judged (default: the last)")
+    command.add_argument(
+        "--stop-lost", action="store_true", help="stop variants that have clearly lost, by a rule that keeps the level"
+    )
+    command.add_argument("--out", metavar="FOLDER", help="also write the page here")
+
+
+def _recover_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="the changed model: a folder, RUN:STAGE, a hub id")
+    command.add_argument("--reference", required=True, metavar="MODEL", help="the model before the change")
+    command.add_argument("--data", required=True, help="the pool that repairs: a data file, or '{name: SOURCE, ...}'")
+    command.add_argument("--budget", default="4%", help="share of the pool to train on (default: 4%%)")
+    command.add_argument("--by", metavar="COLUMN", help="the column that names capabilities (default: clusters of the pool)")
+    command.add_argument("--select", default="paser", help="a selection, such as paser, random, perplexity (default: paser)")
+    command.add_argument("--objective", default="sft", help="what the repair trains on (default: sft)")
+    command.add_argument("--adapter", help="default: scales of a quantized model, sparse for a pruned one, else full")
+    command.add_argument("--task", action="append", default=[], help="what proves it (default: held-out rows of the pool)")
+    command.add_argument("--within", metavar="SHARE", help="exit with 1 unless the loss is shown to be within this, such as 1%%")
+    command.add_argument("--max-negative-flips", metavar="SHARE", help="exit with 1 unless flips are shown to be rarer than this")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the train step, such as lr=1e-4"
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", metavar="FOLDER", help="also write the page and the repaired model here")
+
+
+def _collect_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--delete", action="store_true", help="remove it; without this, only say what would go")
+    command.add_argument("--keep-runs", type=int, metavar="N", help="forget all but the newest N runs; their records stay")
+    command.add_argument(
+        "--older-than", type=float, metavar="DAYS", help="forget runs that began before; with --keep-runs, both must hold"
+    )
+    command.add_argument("--forget", action="append", default=[], metavar="RUN", help="forget this run")
+    command.add_argument("--grace", type=float, default=24.0, metavar="HOURS", help="touch nothing younger (default: 24)")
+    command.add_argument(
+        "--only-ledger", action="store_true", help="no other ledger uses the store: what this one does not know may go too"
+    )
+
+
 def _print(options: Any, data: Any, text: str) -> None:
     if options.json:
         import json
@@ -96,10 +154,32 @@ def _print(options: Any, data: Any, text: str) -> None:
 
 def _run(options: Any) -> int:
     from whet.run.runner import run_recipe
+    from whet.train.distributed import rank
 
-    result = run_recipe(options.recipe, options.overrides, out=options.out, quiet=options.json)
-    _print(options, result.summary(), result.closing())
+    result = run_recipe(options.recipe, options.overrides, out=options.out, quiet=options.json, on=options.on)
+    if rank() == 0:  # Of several processes that torchrun started the first one speaks.
+        _print(options, result.summary(), result.closing())
     return 0
+
+
+def _compare(options: Any) -> int:
+    from whet.run.compare.command import compare_command
+
+    names = ("seeds", "budget", "target", "trials", "stage", "stop_lost")
+    given = {name: value for name in names if (value := getattr(options, name))}
+    data, text = compare_command(
+        options.recipe, options.overrides, options.vary, options.tune, out=options.out, quiet=options.json, **given
+    )
+    _print(options, data, text)
+    return 0
+
+
+def _recover(options: Any) -> int:
+    from whet.run.recover.command import recover_command
+
+    recovered = recover_command(options)
+    _print(options, recovered.data(), recovered.text())
+    return 0 if recovered.proof.met else 1
 
 
 def _check(options: Any) -> int:
@@ -154,7 +234,7 @@ def _papers(options: Any) -> int:
 def _store_verify(options: Any) -> int:
     from whet.run.store_tools import verify_store
 
-    found, text = verify_store()
+    found, text = verify_store(remote=options.remote)
     _print(options, found, text)
     return 1 if found else 0
 
@@ -163,6 +243,15 @@ def _store_du(options: Any) -> int:
     from whet.run.store_tools import store_sizes
 
     data, text = store_sizes()
+    _print(options, data, text)
+    return 0
+
+
+def _store_gc(options: Any) -> int:
+    from whet.run.store_gc import Rules, collect
+
+    names = ("keep_runs", "older_than", "forget", "grace", "only_ledger", "delete")
+    data, text = collect(rules=Rules(**{name: getattr(options, name) for name in names}))
     _print(options, data, text)
     return 0
 

@@ -26,6 +26,10 @@ class StoreError(WhetError):
     """An artifact or ledger that cannot be read or written."""
 
 
+class OtherRank(WhetError):
+    """Another of the processes that train together failed, with this reason. It says so itself, so this one is silent."""
+
+
 def unknown(what: str, value: str, allowed: Iterable[str]) -> str:
     """A sentence for a name that is not known: what it is, what was given, the nearest right spelling, what is allowed.
 

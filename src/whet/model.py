@@ -10,13 +10,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from whet.errors import ModelError
+from whet.errors import ModelError, unknown
+from whet.weight_files import check_weights
+
+log = logging.getLogger("whet")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 OtherTemplate = Literal["refuse", "allow"]
 """What measuring and exporting do with a chat template that is not the one stored with the weights."""
 LINEAGE_FILE = "whet.json"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 BUNDLED = Path(__file__).parent / "models"
 """Models shipped inside the package, by folder name."""
 
@@ -56,6 +61,12 @@ class Model:
     def context(self) -> int:
         """Longest sequence in tokens that the positions allow."""
         return int(getattr(self.config, "max_position_embeddings", 0) or 0)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the input embedding: token ids below this can be read."""
+        network: Any = self.network
+        return int(network.get_input_embeddings().weight.shape[0])
 
     @property
     def parameters(self) -> int:
@@ -101,34 +112,47 @@ def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None
         device: default: the first accelerator, else the CPU.
 
     Raises:
-        ModelError: no such model, no safetensors weights, weights that are not finite, a damaged file.
+        ModelError: no such model, no safetensors weights, weights that are not finite or do not fit the configuration, a
+            damaged file.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if dtype not in DTYPES:
+        raise ModelError(unknown("dtype", str(dtype), DTYPES))
     path, name = resolve(reference)
+    if Path(path).is_dir():
+        check_weights(Path(path))
     try:
-        network = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"cannot load model {str(reference)!r}: {error}") from error
     except Exception as error:
-        if type(error).__module__.startswith("safetensors"):
-            raise ModelError(f"model {str(reference)!r}: a weight file is damaged ({error}); fetch or write it again") from error
-        raise
+        # What a wrong configuration or tokenizer file raises in there has no common class.
+        raise ModelError(f"cannot load model {str(reference)!r}: {first_lines(error)}") from error
+    network, loaded = found
+    _refuse_misfit(loaded, str(reference))
     _refuse_nonfinite(network.state_dict(), str(reference))
     if getattr(network.config, "whet_online", None):
         from whet.online import attach
 
         attach(network)
-    network = network.to(device or default_device())  # type: ignore[arg-type]
+    network = network.to(device or default_device())
     network.eval()
-    lineage_file = Path(path) / LINEAGE_FILE
-    lineage = json.loads(lineage_file.read_text()) if lineage_file.is_file() else {}
+    lineage = read_lineage(Path(path))
     lineage.setdefault("weights", weights_hash(network.state_dict()))
     return Model(network, tokenizer, name, lineage)
+
+
+def bundled_models() -> list[str]:
+    """Names of the models shipped inside the package."""
+    return sorted(p.name for p in BUNDLED.glob("*") if (p / "config.json").is_file())
 
 
 def resolve(reference: str | Path) -> tuple[str, str]:
@@ -137,9 +161,11 @@ def resolve(reference: str | Path) -> tuple[str, str]:
     Raises:
         ModelError: neither a bundled name nor a folder with a configuration and safetensors weights nor ``owner/name``.
     """
-    path = Path(reference)
-    if (BUNDLED / str(reference) / "config.json").is_file():
+    path, bundled = Path(reference), bundled_models()
+    if str(reference) in bundled:
         return str(BUNDLED / str(reference)), str(reference)
+    if path.is_file():
+        raise ModelError(f"{path}: this is a file; a model is a folder with config.json and *.safetensors weights")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: this folder is no model: it has no config.json")
@@ -154,12 +180,58 @@ def resolve(reference: str | Path) -> tuple[str, str]:
         return str(path), path.name
     if path.is_absolute() or str(reference).startswith("."):
         raise ModelError(f"{reference}: no such folder")
-    bundled = sorted(p.name for p in BUNDLED.glob("*") if (p / "config.json").is_file())
     if "/" not in str(reference):
-        from whet.errors import unknown
-
         raise ModelError(f"{unknown('model', str(reference), bundled)}; a local folder or a hub id (owner/name) works too")
     return str(reference), str(reference).rpartition("/")[2]
+
+
+def first_lines(error: Exception) -> str:
+    """What an error of another library says, as one line of at most 500 characters."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:500] or type(error).__name__
+
+
+def _refuse_misfit(loaded: Mapping[str, Any], reference: str) -> None:
+    """Refuses weights that leave a part of the network at random, and warns of those that the network has no place for."""
+    if loaded["mismatched_keys"]:
+        name, found, wanted = min((str(n), *map(tuple, shapes)) for n, *shapes in loaded["mismatched_keys"])
+        raise ModelError(
+            f"model {reference!r}: tensor {name!r} has shape {found} in the weights, but config.json asks for {wanted}; "
+            "weights and configuration are of different models"
+        )
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ModelError(
+            f"model {reference!r}: the weights lack {len(missing)} tensors of the network, first {missing[0]!r}; they would "
+            "be random numbers. Fetch or write the folder again"
+        )
+    if loaded["unexpected_keys"]:
+        left = sorted(loaded["unexpected_keys"])
+        log.warning(
+            "model %r: the network that config.json describes has no place for %d tensors of the weights, first %r; they are "
+            "not used. Is the configuration that of these weights?",
+            reference,
+            len(left),
+            left[0],
+        )
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """What a folder's ``whet.json`` holds; empty if there is none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    file = folder / LINEAGE_FILE
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: damaged ({error}); remove this file to use the weights without their history") from error
+    hashes = [found.get(key) for key in ("weights", "template", "name")] if isinstance(found, dict) else [0]
+    if not all(isinstance(value, (str, type(None))) for value in hashes):
+        raise ModelError(f"{file}: damaged: no lineage of a model; remove this file to use the weights without their history")
+    return dict(found)
 
 
 def _refuse_nonfinite(tensors: Mapping[str, Tensor], reference: str) -> None:

@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import types
 import typing
@@ -30,6 +31,7 @@ ROOMS: dict[str, str] = {
     "format": "data.formats",
     "select": "data.select",
     "synthesize": "data.synthesize",
+    "label": "data.label",
     "schedule": "data.schedules",
     "objective": "train.objectives",
     "adapter": "train.adapters",
@@ -203,7 +205,7 @@ def build(kind: str, spec: Any, where: str = "") -> Any:
     if not isinstance(spec, (str, Mapping)):
         if callable(spec) or dataclasses.is_dataclass(spec):
             return spec
-        raise RecipeError(f"{where or kind}: expected a {kind}'s name or a mapping with 'name', got {spec!r}")
+        raise RecipeError(f"{where or kind}: expected the name of {_a(kind)} or a mapping with 'name', got {spec!r}")
     name, given = (spec, {}) if isinstance(spec, str) else (spec.get("name"), {k: v for k, v in spec.items() if k != "name"})
     if not isinstance(name, str):
         raise RecipeError(f"{where or kind}: the mapping {dict(spec)!r} needs a 'name', the {kind}'s name")  # type: ignore[arg-type]
@@ -214,6 +216,10 @@ def build(kind: str, spec: Any, where: str = "") -> Any:
     target = load(part)
     values = validate(settings_of(target), {**(part.preset or {}), **given}, where or name, f"{kind} {name!r}")
     return construct(target, values, where or name) if isinstance(target, type) else functools.partial(target, **values)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def construct(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> Any:
@@ -280,11 +286,21 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return _adapter(annotation).validate_python(value)
+        checked = _adapter(annotation).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = errors[0]
         inner = "".join(f".{part}" for part in first["loc"] if isinstance(part, int) or str(part) not in _BRANCHES)
-        raise RecipeError(f"{where}{inner}: {first['msg']}; got {first['input']!r}") from None
+        messages = dict.fromkeys(
+            e["msg"].replace("a valid tuple", "a list") for e in errors if e["loc"][:-1] == first["loc"][:-1]
+        )
+        expected = ", or ".join([m if i == 0 else m[0].lower() + m[1:] for i, m in enumerate(messages)])
+        raise RecipeError(f"{where}{inner}: {expected}; got {first['input']!r}") from None
+    if isinstance(value, bool) and isinstance(checked, (int, float)) and not isinstance(checked, bool):
+        raise RecipeError(f"{where}: expected a number; got {value!r}")
+    if isinstance(checked, float) and not math.isfinite(checked):
+        raise RecipeError(f"{where}: expected a finite number; got {value!r}")
+    return checked
 
 
 def _adapter(annotation: Any) -> Any:
@@ -296,7 +312,7 @@ def _adapter(annotation: Any) -> Any:
         return TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
 
 
-_BRANCHES = frozenset({"int", "float", "str", "bool", "none", "list", "tuple", "dict"})
+_BRANCHES = frozenset({"int", "float", "str", "bool", "none", "list", "tuple", "dict", "constrained-int", "constrained-float"})
 
 
 def _kind_of(annotation: Any) -> tuple[str | None, bool, bool]:

@@ -23,10 +23,13 @@ the line of the file, the field, the value and what is allowed, and is raised be
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+
+from annotated_types import Gt
 
 from whet import parts
 from whet.errors import RecipeError, unknown
@@ -36,13 +39,16 @@ from whet.recipe_text import apply_override, located, read_yaml
 FORMAT = 1
 """Version of the recipe format that this whet writes and reads."""
 
+LONGEST_NAME = 80
+"""Characters of a recipe's or step's name."""
+
 BASE = "base"
 """How steps refer to the recipe's own model."""
 
 
 @dataclass(frozen=True)
 class DataStep:
-    """Makes a dataset: from a source, or from another data step, passed through selection and synthesis."""
+    """Makes a dataset: from a source, or from another data step, passed through synthesis, labels and selection."""
 
     name: str
     source: Annotated[Any, Kind("source")] | None = None
@@ -51,8 +57,11 @@ class DataStep:
     """Another data step whose rows are taken."""
     split: str = "train"
     model: str | None = None
-    """The stage whose model ``synthesize`` and ``select`` use; default the recipe's model."""
+    """The stage whose model ``synthesize``, ``label`` and ``select`` use, in this order; default the recipe's model."""
+    reference: str | None = None
+    """The stage that ``label`` and ``select`` hold the model against, where they compare two."""
     synthesize: Annotated[tuple[Any, ...], Kind("synthesize")] = ()
+    label: Annotated[tuple[Any, ...], Kind("label")] = ()
     select: Annotated[tuple[Any, ...], Kind("select")] = ()
 
 
@@ -75,6 +84,9 @@ class TrainStep:
     """Only for objectives that need rollouts."""
     rollouts: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ``whet.train.rollouts.RolloutSettings``; only for objectives that need rollouts."""
+    validate: Annotated[Any, Kind("task")] | None = None
+    """A task on validation rows that is measured ``validations`` times while it trains, neither timed nor counted."""
+    validations: Annotated[int, Gt(0)] = 8
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -149,6 +161,8 @@ class Recipe:
     steps: tuple[tuple[str, Step], ...]
     document: Mapping[str, Any]
     tokenizer_data: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Further models that steps may name: name -> a bundled model, a folder or a hub id."""
 
     def step(self, name: str) -> Step:
         return next(step for _, step in self.steps if step.name == name)
@@ -177,7 +191,7 @@ def read(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         raise RecipeError(located(str(error), str(source), lines)) from None
 
 
-_TOP = {"whet", "name", "model", "seed", "about", "tokenizer_data", *SECTIONS}
+_TOP = {"whet", "name", "model", "models", "seed", "about", "tokenizer_data", *SECTIONS}
 
 
 def _recipe(document: Mapping[str, Any]) -> Recipe:
@@ -185,23 +199,50 @@ def _recipe(document: Mapping[str, Any]) -> Recipe:
         if key not in _TOP:
             raise RecipeError(f"{key}: {unknown('section', str(key), _TOP)}")
     version = document.get("whet", FORMAT)
-    if not isinstance(version, int) or version > FORMAT or version < 1:
-        raise RecipeError(f"whet: this recipe has format {version!r}, this whet reads up to {FORMAT}; update whet")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise RecipeError(f"whet: expected the version of the recipe format, {FORMAT}, got {version!r}")
+    if version > FORMAT:
+        raise RecipeError(
+            f"whet: this recipe has format {version!r}, this whet reads up to {FORMAT}; update whet (pip install -U whet)"
+        )
     if not isinstance(document.get("name"), str):
         raise RecipeError("name: a recipe needs a name, a short text")
+    _check_name(document["name"], "name", "a recipe")
     seed = document.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise RecipeError(f"seed: expected an integer of 0 or more, got {seed!r}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise RecipeError(f"seed: expected an integer from 0 to 2^63 - 1, got {seed!r}")
+    for key in ("about", "tokenizer_data"):
+        if not isinstance(document.get(key), (str, type(None))):
+            raise RecipeError(f"{key}: expected text, got {document[key]!r}")
     model = document.get("model", "nano")
     if isinstance(model, Mapping):
         model = parts.build("architecture", model, "model")
-    elif not isinstance(model, str):
+    elif not isinstance(model, str) or not model.strip():
         raise RecipeError(f"model: expected a model's name, folder or hub id, or an architecture, got {model!r}")
-    steps = list(_steps(document))
-    _check_references(steps, document.get("tokenizer_data"))
+    steps, others = list(_steps(document)), _other_models(document.get("models") or {})
+    _check_references(steps, document.get("tokenizer_data"), others)
     return Recipe(
-        document["name"], model, seed, document.get("about", ""), tuple(_ordered(steps)), document, document.get("tokenizer_data")
+        name=document["name"],
+        model=model,
+        seed=seed,
+        about=document.get("about") or "",
+        steps=tuple(_ordered(steps, others)),
+        document=document,
+        tokenizer_data=document.get("tokenizer_data"),
+        models=others,
     )
+
+
+def _other_models(models: Any) -> dict[str, str]:
+    if not isinstance(models, Mapping):
+        raise RecipeError(f"models: expected a mapping of names to models, got {models!r}")
+    for name, reference in models.items():
+        _check_name(str(name), f"models.{name}", "a model")
+        if name == BASE:
+            raise RecipeError(f"models.{BASE}: '{BASE}' is the recipe's own model; take another name")
+        if not isinstance(reference, str) or not reference.strip():
+            raise RecipeError(f"models.{name}: expected a model's name, folder or hub id, got {reference!r}")
+    return {str(name): reference for name, reference in models.items()}
 
 
 def _steps(document: Mapping[str, Any]) -> Iterator[tuple[str, Step]]:
@@ -233,7 +274,7 @@ def build_step(section: str, kind: type, entry: Mapping[str, Any], where: str) -
         given = {k: v for k, v in entry.items() if k not in known}
         for key in given:
             if key not in fields:
-                raise RecipeError(f"{where}.{key}: {unknown(f'field of a {section} step', key, [*known, *fields])}")
+                raise RecipeError(f"{where}.{key}: {unknown(f'field of a {section} step', str(key), [*known, *fields])}")
         values["settings"] = given
         parts.construct(extra, parts.validate(fields, given, where, f"a {section} step"), where)
     step = kind(**values)
@@ -257,6 +298,12 @@ def settings_class(section: str) -> type | None:
 def _check_step(step: Step, where: str) -> None:
     if isinstance(step, DataStep) and (step.source is None) == (step.data is None):
         raise RecipeError(f"{where}: give exactly one of 'source' and 'data'")
+    for name, what in (("models", "stage"), ("tasks", "task")):
+        # A measuring step without models measures all.
+        if not getattr(step, name, "none here") and not (isinstance(step, MeasureStep) and name == "models"):
+            raise RecipeError(f"{where}.{name}: the list is empty; name at least one {what}")
+    if isinstance(step, EditStep) and step.score is None and "score" in getattr(step.method, "needs", ()):
+        raise RecipeError(f"{where}.score: this method selects on held-out data and needs a task to score with, such as replies")
     if isinstance(step, TrainStep):
         needs = frozenset().union(*(o.needs for _, o in objectives(step.objective, f"{where}.objective")))
         if "rollouts" in needs and step.reward is None:
@@ -295,10 +342,14 @@ def objectives(spec: Any, where: str = "objective") -> list[tuple[float, Any]]:
         return [(1.0, parts.build("objective", spec, where))]
     pairs = []
     for index, item in enumerate(spec):
+        if not isinstance(item, (str, Mapping)):
+            raise RecipeError(
+                f"{where}.{index}: expected an objective's name or a mapping with 'name' and 'weight', got {item!r}"
+            )
         item = {"name": item} if isinstance(item, str) else dict(item)
         weight = item.pop("weight", 1.0)
-        if not isinstance(weight, (int, float)) or isinstance(weight, bool):
-            raise RecipeError(f"{where}.{index}.weight: expected a number, got {weight!r}")
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
+            raise RecipeError(f"{where}.{index}.weight: expected a finite number, got {weight!r}")
         pairs.append((float(weight), parts.build("objective", item, f"{where}.{index}")))
     if not pairs:
         raise RecipeError(f"{where}: the list is empty; name at least one objective")
@@ -308,7 +359,7 @@ def objectives(spec: Any, where: str = "objective") -> list[tuple[float, Any]]:
 def references(section: str, step: Step) -> dict[str, str]:
     """Field -> the step that it refers to (data steps and stages alike), the recipe's own model left out."""
     found: dict[str, str | None] = {}
-    for name in ("data", "model", "base"):
+    for name in ("data", "model", "reference", "base"):
         found[name] = getattr(step, name, None)
     for index, name in enumerate(getattr(step, "models", ())):
         found[f"models.{index}"] = name
@@ -317,31 +368,71 @@ def references(section: str, step: Step) -> dict[str, str]:
     return {k: v for k, v in found.items() if v is not None and v != BASE}
 
 
-def _check_references(steps: list[tuple[str, Step]], tokenizer_data: str | None) -> None:
-    names: dict[str, str] = {}
-    for section, step in steps:
+def needs_no_model(recipe: Recipe, name: str) -> bool:
+    """Whether the rows of a data step come from a source alone, through however many steps."""
+    step = recipe.step(name)
+    if not isinstance(step, DataStep) or step.synthesize or step.label or step.select:
+        return False
+    return step.data is None or needs_no_model(recipe, step.data)
+
+
+def _check_references(steps: list[tuple[str, Step]], tokenizer_data: str | None, others: Mapping[str, str]) -> None:
+    names: dict[str, str] = dict.fromkeys(others, "models")
+    for where, section, step in _numbered(steps):
         if step.name in names or step.name == BASE:
             raise RecipeError(
-                f"{section}: two steps are called {step.name!r}; names must differ ('{BASE}' is the recipe's model)"
+                f"{where}.name: two steps are called {step.name!r}; names must differ ('{BASE}' is the recipe's model)"
             )
-        if "/" in step.name or step.name.startswith("."):
-            raise RecipeError(f"{section}: the step name {step.name!r} must not hold '/' or begin with '.'")
+        _check_name(step.name, f"{where}.name", "a step")
         names[step.name] = section
     data = [n for n, s in names.items() if s == "data"]
-    stages = [BASE, *(n for n, s in names.items() if s in MODEL_SECTIONS)]
-    counts = dict.fromkeys(SECTIONS, 0)
-    for section, step in steps:
-        where = f"{section}.{counts[section]}"
-        counts[section] += 1
+    stages = [BASE, *(n for n, s in names.items() if s in (*MODEL_SECTIONS, "models"))]
+    for where, section, step in _numbered(steps):
         for name, target in references(section, step).items():
             allowed = data if name == "data" else stages
             if target not in allowed:
                 raise RecipeError(f"{where}.{name}: {unknown('data step' if name == 'data' else 'stage', target, allowed)}")
+            if names[target] == "quantize" and (section == "quantize" or (name.startswith("models.") and section == "edit")):
+                raise RecipeError(
+                    f"{where}.{name}: stage {target!r} is quantized, and codes can be neither merged nor quantized again; take "
+                    "the stage that it was made from"
+                )
+        for stage in getattr(step, "against", {}):
+            if stage not in stages:
+                raise RecipeError(f"{where}.against: {unknown('stage', str(stage), stages)}")
     if tokenizer_data is not None and tokenizer_data not in data:
         raise RecipeError(f"tokenizer_data: {unknown('data step', tokenizer_data, data)}")
 
 
-def _ordered(steps: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
+def _numbered(steps: list[tuple[str, Step]]) -> Iterator[tuple[str, str, Step]]:
+    """(place in the recipe, section, step) of each step."""
+    counts = dict.fromkeys(SECTIONS, 0)
+    for section, step in steps:
+        yield f"{section}.{counts[section]}", section, step
+        counts[section] += 1
+
+
+def _check_name(name: str, where: str, what: str) -> None:
+    """Refuses names that could not stand in a path, in ``RUN:STAGE`` or in an override."""
+    problem = _problem(name)
+    if problem:
+        raise RecipeError(f"{where}: the name {name[:80]!r} of {what} {problem}; take letters, digits, '-' and '_'")
+
+
+def _problem(name: str) -> str | None:
+    if not name.strip():
+        return "is empty"
+    wrong = sorted({c for c in name if c in "/\\:" or not c.isprintable()})
+    if wrong:
+        return f"holds {' and '.join(map(repr, wrong))}"
+    if name[0] in ".-":
+        return "begins with '.' or '-'"
+    if len(name) > LONGEST_NAME:
+        return f"has {len(name)} characters, more than {LONGEST_NAME}"
+    return "is a number, as positions in the recipe are" if name.isdigit() else None
+
+
+def _ordered(steps: list[tuple[str, Step]], others: Collection[str]) -> list[tuple[str, Step]]:
     """Topological order that keeps the written order where it can."""
     done: set[str] = set()
     order: list[tuple[str, Step]] = []
@@ -353,7 +444,7 @@ def _ordered(steps: list[tuple[str, Step]]) -> list[tuple[str, Step]]:
             wanted = set(references(section, step).values())
             if isinstance(step, MeasureStep) and not step.models:
                 wanted |= every_model
-            if wanted <= done:
+            if wanted <= done | set(others):
                 break
         else:
             circle = ", ".join(step.name for _, step in remaining)

@@ -79,7 +79,9 @@ class _Walk:
 
         self.fields += 1
         if self.fields > MOST_FIELDS:
-            raise RecipeError(f"{self.source}: aliases (*name) multiply into more than {MOST_FIELDS:,} fields; write fewer of them")
+            raise RecipeError(
+                f"{self.source}: aliases (*name) multiply into more than {MOST_FIELDS:,} fields; write fewer of them"
+            )
         if id(node) in above:
             raise RecipeError(f"{self.source}:{node.start_mark.line + 1}: {prefix.rstrip('.')}: this anchor contains itself")
         inside = (*above, id(node))

@@ -203,6 +203,18 @@ def test_the_budget_is_the_smaller_of_max_new_tokens_and_context(tiny_model: Mod
     assert {c.finish for c in kept} == {"length"}
 
 
+def test_limits_end_each_prompts_completions_at_their_own_length(tiny_model: Model) -> None:
+    tiny_model.network.generation_config.eos_token_id = None
+    tiny_model.config.eos_token_id = tiny_model.tokenizer.eos_token = None
+    prompts = ragged_prompts(300)
+    limits = [1 + 3 * i for i in range(len(prompts))]
+    free = generate(tiny_model, prompts, Sampling(max_new_tokens=20), group_size=2)
+    limited = generate(tiny_model, prompts, Sampling(max_new_tokens=20), group_size=2, limits=limits, batch_tokens=3 * 50)
+    for before, after in zip(free, limited):
+        assert list(after.ids) == list(before.ids[: limits[after.prompt]])
+        assert after.finish == "length"
+
+
 def test_training_mode_is_left_and_taken_up_again(tiny_model: Model) -> None:
     network = tiny_model.network.train()
     network.model.layers[0].self_attn.attention_dropout = 0.5
@@ -232,6 +244,8 @@ def test_no_prompts_no_completions(tiny_model: Model) -> None:
         ({"prompts": [[5] * 256]}, DataError, "256 tokens.*context of model 'tiny' is 256.*shorten the prompt"),
         ({"prompts": [[5, 100000]]}, DataError, "token id 100000.*ids 0 to"),
         ({"prompts": [[5]], "keys": [1, 2]}, DataError, "keys has 2 entries for 1 prompts"),
+        ({"prompts": [[5]], "limits": []}, DataError, "limits has 0 entries for 1 prompts"),
+        ({"prompts": [[5]], "limits": [0]}, RecipeError, "limits holds 0; a completion has at least 1 token"),
         ({"prompts": [[5]], "group_size": 0}, RecipeError, "group_size is 0"),
         ({"prompts": [[5]], "sampling": Sampling(stop=("a", ""))}, RecipeError, "sampling.stop holds an empty string"),
     ],

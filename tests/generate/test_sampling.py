@@ -38,6 +38,18 @@ def test_distribution_is_that_of_transformers(sampling: Sampling) -> None:
     torch.testing.assert_close(log_distribution(logits, sampling), expected)
 
 
+@pytest.mark.parametrize("spread", [0.1, 6.0], ids=["flat", "peaked"])
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort(spread: float) -> None:
+    """Whether the first entries hold it or not, and whatever the rows beside it need."""
+    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)) * spread
+    logits[3] = torch.linspace(0, 1, 5000)
+    got = log_distribution(logits, Sampling(top_p=0.9))
+    expected = TopPLogitsWarper(0.9)(torch.zeros(6, 1, dtype=torch.long), logits).log_softmax(-1)
+    torch.testing.assert_close(got, expected)
+    alone = torch.cat([log_distribution(row, Sampling(top_p=0.9)) for row in logits.split(1)])
+    assert torch.equal(got.isfinite(), alone.isfinite())
+
+
 def test_temperature_zero_reports_the_plain_distribution_in_float32() -> None:
     logits = torch.randn(3, 9).bfloat16()
     got = log_distribution(logits, Sampling(temperature=0, top_k=2))

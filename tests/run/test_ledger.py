@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import os
-import shutil
-import socket
-import subprocess
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,42 +11,11 @@ import pytest
 from whet.errors import StoreError
 from whet.run.ledger import Ledger, Run, StepRecord
 
-INSTALL = "PostgreSQL is not tested: apt-get install postgresql, pip install 'whet[postgres]'"
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """The URL of a server on a free port, started for these tests."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        found = []
-    if not found:
-        warnings.warn(INSTALL, stacklevel=1)
-        pytest.skip(INSTALL)
-    binaries = found[-1].parent
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    folder = subprocess.run([*user, "mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data, control = f"{folder}/data", [*user, str(binaries / "pg_ctl"), "-D", f"{folder}/data", "-w"]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off -c timezone=Asia/Tokyo"
-    init = [*user, str(binaries / "initdb"), "-D", data, "-U", "whet", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"]
-    try:
-        subprocess.run(init, check=True, capture_output=True, cwd="/")
-        subprocess.run([*control, "-l", f"{folder}/log", "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        yield f"postgresql://whet@127.0.0.1:{port}/postgres"
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     if request.param == "postgresql":
-        monkeypatch.setenv("WHET_LEDGER", request.getfixturevalue("postgresql"))
+        monkeypatch.setenv("WHET_LEDGER", request.getfixturevalue("database"))
     return Ledger.beside(tmp_path)
 
 
@@ -87,6 +50,17 @@ def test_a_step_saved_again_is_updated(ledger: Ledger) -> None:
     for value in (1, 2):
         ledger.save(_step("twice-1", {"value": value}))
     assert [s.receipt for s in ledger.run("twice").steps] == [{"value": 2}]
+
+
+def test_a_forgotten_run_stays_but_needs_nothing(ledger: Ledger) -> None:
+    ledger.save(_run("old-1"), _step("old-1", {}))
+    assert ledger.needs("abc") and not ledger.needs("abd")
+    for _ in range(2):
+        ledger.forget(["old-1"])
+    assert ledger.forgotten() == {"old-1"} and not ledger.needs("abc")
+    assert ledger.run("old").steps[0].identity == "abc"
+    ledger.save(_run("new-1"), _step("new-1", {}))
+    assert ledger.needs("abc")
 
 
 def test_an_ambiguous_or_unknown_run_is_named(ledger: Ledger) -> None:

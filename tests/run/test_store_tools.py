@@ -6,11 +6,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from whet.cli import main
-from whet.run.store import MANIFEST, Store
+from whet.errors import StoreError
+from whet.run.manifest import MANIFEST
+from whet.run.store import Store
 from whet.run.store_tools import store_sizes, verify_store
 
 
@@ -47,6 +50,11 @@ def _wait_until_begun(store: Store) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture
+def store(ground: Any) -> Store:
+    return ground.machine("one")
+
+
 def test_every_flipped_bit_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open()
     folder = store.put("abc", _write)
@@ -64,15 +72,29 @@ def test_every_flipped_bit_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert "damaged: artifact abc: inner/a.txt" in capsys.readouterr().out
 
 
-def test_missing_and_extra_files_are_named() -> None:
-    store = Store.open()
+@pytest.mark.parametrize("file", ["inner/a.txt", MANIFEST])
+def test_a_bit_flipped_where_the_artifact_lies_is_found_and_never_used(
+    ground: Any, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ground.machine("one").put("abc", _write)
+    assert main(["store", "verify", "--remote"]) == 0
+    content, path = ground.content("abc", file)
+    ground.overwrite(path, bytes([content[0] ^ 1]) + content[1:])
+    assert main(["store", "verify", "--remote"]) == 1
+    assert "damaged: artifact abc" in capsys.readouterr().out
+    if ground.remote:
+        with pytest.raises(StoreError, match=r"abc is not what was written: s3://.*run the recipe again"):
+            ground.machine("two").get("abc")
+        assert not list(Store.open().identities())
+
+
+def test_missing_and_extra_files_are_named(store: Store) -> None:
     folder = store.put("abc", _write)
     (folder / "inner" / "a.txt").rename(folder / "b.txt")
     assert {(r["problem"], r["file"]) for r in verify_store(store)[0]} == {("missing", "inner/a.txt"), ("extra", "b.txt")}
 
 
-def test_a_killed_writer_is_seen_and_its_leftovers_go_with_the_next_try() -> None:
-    store = Store.open()
+def test_a_killed_writer_is_seen_and_its_leftovers_go_with_the_next_try(store: Store) -> None:
     store.put("earlier", _write)
     child = _child(store, 60, "killed")
     _wait_until_begun(store)
@@ -85,8 +107,7 @@ def test_a_killed_writer_is_seen_and_its_leftovers_go_with_the_next_try() -> Non
     assert not verify_store(store)[0]
 
 
-def test_checkpoints_of_a_finished_step_are_leftovers_and_go_when_it_is_used() -> None:
-    store = Store.open()
+def test_checkpoints_of_a_finished_step_are_leftovers_and_go_when_it_is_used(store: Store) -> None:
     store.put("abc", _write)
     store.checkpoints("abc").mkdir()
     assert [r["problem"] for r in verify_store(store)[0]] == ["leftover"]
@@ -94,8 +115,7 @@ def test_checkpoints_of_a_finished_step_are_leftovers_and_go_when_it_is_used() -
     assert not verify_store(store)[0]
 
 
-def test_the_second_of_two_writers_takes_what_the_first_made() -> None:
-    store = Store.open()
+def test_the_second_of_two_writers_takes_what_the_first_made(store: Store) -> None:
     first = _child(store, 0.5, "first")
     _wait_until_begun(store)
     second = _child(store, 0.0, "second")
@@ -104,10 +124,11 @@ def test_the_second_of_two_writers_takes_what_the_first_made() -> None:
     assert not verify_store(store)[0]
 
 
-def test_sizes_count_every_artifact(capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store.open()
+def test_sizes_count_every_artifact(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     folder = store.put("abc", _write)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    assert store_sizes(store)[0]["kinds"] == {"in no run": size}
+    sizes = store_sizes(store)[0]
+    assert sizes["kinds"] == {"in no run": size}
+    assert sizes["remote"] == (size if store.remote else None)
     assert main(["store", "du"]) == 0
     assert "in no run" in capsys.readouterr().out

@@ -64,6 +64,10 @@ class Batch:
 
     ``input_ids``, ``position_ids`` int64 [N, S]; ``row`` int64 [N, S], the example in [0, R) that a position belongs to,
     -1 at padding; attention stays inside one ``row`` and is causal.
+    ``stem`` int64 [N, S] or ``None``: rows of one unit that begin alike may stand there as a tree. The shared beginning, with
+    ``row`` -1, comes once, then the rest of each row, whose positions go on from it; both have the tree's number in ``stem``.
+    A position then also sees the shared beginning of its tree. -1 at padding.
+    ``index`` int64 [R]: where each example stood among those that were packed.
     ``labels`` int64 [N, S]: the token to be predicted *at* this position (already shifted by one), ``IGNORE`` elsewhere.
     ``values[name]`` float32 [R]; ``token_values[name]`` float32 [N, S], aligned with ``labels`` (already shifted);
     ``unit`` int64 [R]: examples of one pair or group share it, and are never split over two micro-batches.
@@ -80,6 +84,13 @@ class Batch:
     step: int = 0
     steps: int = 1
     seed: int = 0
+    stem: Tensor | None = None
+    index: Tensor | None = None
+
+    @property
+    def filled(self) -> int:
+        """Positions that are no padding."""
+        return int(((self.row if self.stem is None else self.stem) >= 0).sum())
 
     @property
     def mask(self) -> Tensor:

@@ -31,6 +31,7 @@ def prepare(
     *,
     max_length: int,
     overlong: Overlong = "drop",
+    vocabulary: int | None = None,
 ) -> tuple[list[list[Example]], dict[str, Any]]:
     """Tokenizes every row.
 
@@ -42,6 +43,7 @@ def prepare(
         overlong: what becomes of a unit with a longer example. ``drop`` leaves it out; ``chunk`` cuts it into windows of
             ``max_length`` that overlap by one token, so that every token is a target exactly once; ``truncate`` cuts its end
             off; ``error`` stops. All are counted.
+        vocabulary: entries of the model's embedding; a row with a token beyond it is refused. Default: not looked at.
 
     Returns:
         Units (each a list of examples that share ``unit``, numbered from 0; a window of an overlong row is a unit of its own)
@@ -62,7 +64,7 @@ def prepare(
     overlong_rows: list[str] = []
     for number, row in enumerate(dataset):
         digest.update(row_hash(row).encode())
-        examples = _examples(format, row, tokenizer, number)
+        examples = examples_of(format, row, tokenizer, number, vocabulary)
         longest = max(map(len, examples), default=0)
         tokens = sum(map(len, examples))
         fitting = [examples]
@@ -85,11 +87,27 @@ def prepare(
     return units, {**count, **lost, **_totals(units, tokenizer), **settings, "data": digest.hexdigest()[:16]}
 
 
-def _examples(format: Format, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, number: int) -> list[Example]:
+def examples_of(
+    format: Format, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, number: int, vocabulary: int | None = None
+) -> list[Example]:
+    """The examples of row ``number``.
+
+    Raises:
+        DataError: the format refuses the row, or a token is not in the ``vocabulary``; names the row.
+    """
     try:
-        return format(row, tokenizer)
+        examples = format(row, tokenizer)
     except DataError as error:
         raise DataError(f"row {number}: {error}") from error
+    for example in examples if vocabulary else ():
+        if len(example) and max(example.input_ids) >= (vocabulary or 0):
+            wrong = max(example.input_ids)
+            raise DataError(
+                f"row {number}: token id {wrong} ({tokenizer.convert_ids_to_tokens(int(wrong))!r}), but the model's embedding has "
+                f"ids 0 to {(vocabulary or 0) - 1}; use the model's own tokenizer, or enlarge the model: "
+                "network.resize_token_embeddings(len(tokenizer))"
+            )
+    return examples
 
 
 def _tokens(units: Sequence[Sequence[Example]]) -> int:

@@ -108,6 +108,9 @@ def _csv(path: Path, data: bytes) -> Rows:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: Rows = []
     try:
+        names = list(reader.fieldnames or ())
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(f"{path}:1: the column {twice!r} stands twice in the header; rename one")
         for row in reader:
             where = f"line {reader.line_num}"
             if None in row or None in row.values():
@@ -127,17 +130,25 @@ def _parquet(path: Path) -> Rows:
     if not path.is_file():
         read_bytes(path)
     try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        rows = parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
-    return [(f"row {number}", row) for number, row in enumerate(table.to_pylist(), 1)]
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}; it begins {text.strip()[:60]!r}. Way out: correct or remove it") from error
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return found
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -218,7 +229,10 @@ def to_dataset(rows: Iterable[Mapping[str, Any]], name: str) -> Dataset:
             arrays[column] = pyarrow.array([row.get(column) for row in rows])
         except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise DataError(f"{name}, column {column!r}: {_odd_one([row.get(column) for row in rows])} ({error})") from error
-    return Dataset(pyarrow.table(arrays))
+    try:
+        return Dataset(pyarrow.table(arrays))
+    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        raise DataError(f"{name}: the rows cannot be stored ({error}); is a column's name damaged?") from error
 
 
 def _odd_one(values: Sequence[Any]) -> str:

@@ -64,8 +64,8 @@ def _folder(reference: Reference, spare: Path) -> Path:
                 f"model {reference.name!r} is quantized and its codes cannot be averaged; merge first, then quantize"
             )
         return reference.save(spare / Path(reference.name).name)
-    if (BUNDLED / str(reference) / "config.json").is_file():
-        return BUNDLED / str(reference)
     if Path(reference).is_dir():
         return Path(reference)
+    if "/" not in str(reference) and (BUNDLED / str(reference) / "config.json").is_file():
+        return BUNDLED / str(reference)
     return _folder(load_model(reference, device="cpu"), spare)

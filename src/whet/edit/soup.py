@@ -50,6 +50,11 @@ class Soup:
     mode: Literal["uniform", "greedy"] = "uniform"
     normalize: bool = True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """``score`` for a greedy soup: the held-out task that it selects with."""
+        return frozenset({"score"}) if self.mode == "greedy" else frozenset()
+
     def __call__(self, merge: MergeJob) -> dict[str, Any]:
         if not merge.models:
             raise ModelError("nothing to merge: give at least one model")

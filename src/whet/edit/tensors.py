@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from whet.errors import ModelError
+from whet.weight_files import INDEX, read_header, weight_files
 
-INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 DTYPES = {
     "F64": torch.float64,
@@ -69,7 +69,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.folder = folder
         config = folder / "config.json"
         self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        self.entries = {name: entry for file in _files(folder) for name, entry in _header(file)}
+        self.entries = {name: entry for file in weight_files(folder) for name, entry in _header(file)}
         self.tied = self._find_tied()
         self.dropped = [name for name in self.tied if self.entries.pop(name, None)]
 
@@ -122,45 +122,11 @@ class WithTied(Mapping[str, Tensor]):
         return len(self.checkpoint.entries) + len(self.checkpoint.tied)
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.is_file():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise ModelError(f"{folder}: no *.safetensors weights")
-        return files
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    for shard in shards:
-        if Path(shard).name != shard or not (folder / shard).is_file():
-            raise ModelError(f"{index}: names the shard {shard!r}, which is not in the folder; fetch it again")
-    return [folder / shard for shard in shards]
-
-
 def _header(file: Path) -> Iterator[tuple[str, Entry]]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ModelError(f"{file}: damaged: shorter than its header; fetch or write it again")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise ModelError(f"{file}: damaged: its header is no JSON ({error}); fetch or write it again") from error
-    for name, described in header.items():
-        if name != "__metadata__":
-            yield name, _entry(file, name, described, 8 + length, size)
-
-
-def _entry(file: Path, name: str, described: Mapping[str, Any], offset: int, size: int) -> Entry:
-    if described["dtype"] not in DTYPES:
-        raise ModelError(f"{file}: tensor {name!r} has dtype {described['dtype']}, known are {', '.join(DTYPES)}")
-    dtype, shape = DTYPES[described["dtype"]], tuple(described["shape"])
-    start, end = (offset + at for at in described["data_offsets"])
-    if end > size or start < offset or end - start != torch.Size(shape).numel() * dtype.itemsize:
-        raise ModelError(
-            f"{file}: damaged: tensor {name!r} reaches past the end of the file or has the wrong size; fetch it again"
-        )
-    return Entry(dtype, shape, file, start, end)
+    for name, found in read_header(file).items():
+        if found.dtype not in DTYPES:
+            raise ModelError(f"{file}: tensor {name!r} has dtype {found.dtype}, known are {', '.join(DTYPES)}")
+        yield name, Entry(DTYPES[found.dtype], found.shape, file, found.start, found.end)
 
 
 def _read(entry: Entry) -> Tensor:

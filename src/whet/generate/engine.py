@@ -24,6 +24,7 @@ from whet.generate.cache import (
     Prefix,
     SlotCache,
     evaluation,
+    forward_positions,
     last_logits_only,
     prefill,
     require_cache,
@@ -31,12 +32,11 @@ from whet.generate.cache import (
     vocabulary_size,
 )
 from whet.generate.completion import Completion, Sampling
+from whet.generate.products import fast_linears
 from whet.generate.sampling import draw, log_distribution, stream
 from whet.generate.stopping import StopStrings, eos_ids
 from whet.model import Model
-
-PREFILL_TOKENS = 8192
-"""Prompt tokens, padding included, of one prefill's forward pass."""
+from whet.nonfinite import first_nonfinite
 
 
 @dataclass
@@ -58,6 +58,7 @@ def generate(
     group_size: int = 1,
     seed: int = 0,
     keys: Sequence[int] | None = None,
+    limits: Sequence[int] | None = None,
     batch_tokens: int = 32768,
     receipt: dict[str, Any] | None = None,
 ) -> list[Completion]:
@@ -70,6 +71,7 @@ def generate(
         group_size: completions per prompt.
         seed: the run's seed.
         keys: one number per prompt that stands for it in the random streams; default: its index.
+        limits: the most new tokens of each prompt's completions, where that is less than ``max_new_tokens``.
         batch_tokens: tokens in the cache at once: so many rows run together as fit in with prompt and ``max_new_tokens``.
         receipt: filled with what was done: ``rows``, ``slots``, ``prefill_tokens``, ``shared_tokens`` (prompt tokens that were
             not run again), ``decode_tokens`` (row steps), ``steps`` (forward passes of decoding) and ``finish`` (rows by reason).
@@ -78,13 +80,18 @@ def generate(
         Completions in the order of the prompts, the members of a group together: ``len(prompts) * group_size``.
 
     Raises:
-        DataError: an empty prompt, one that fills the context, a token id outside of the vocabulary, or not one key per prompt.
+        DataError: an empty prompt, one that fills the context, a token id outside of the vocabulary, or not one key or limit per prompt.
         ModelError: a model without a key-value cache, or logits that are NaN.
-        RecipeError: an empty stop string, or a ``group_size`` below 1.
+        RecipeError: an empty stop string, or a ``group_size`` or limit below 1.
     """
     require_cache(model.network)
-    rows = _rows(model, prompts, sampling, group_size, seed, keys)
-    with evaluation(model.network):
+    if group_size < 1:
+        raise RecipeError(f"group_size is {group_size}; it is the number of completions of each prompt, at least 1")
+    rows = []
+    for i, (ids, key, limit) in enumerate(zip(prompts, *_per_prompt(prompts, sampling, keys, limits))):
+        budget = min(limit, check_prompt(model, ids, f"prompt {i}"))
+        rows += [_Row(i, ids, stream(seed, key, sample), budget) for sample in range(group_size)]
+    with evaluation(model.network), fast_linears(model.network):
         run = _Run(model, sampling, rows, batch_tokens)
         run.finish_all()
     if receipt is not None:
@@ -92,20 +99,17 @@ def generate(
     return _completions(model, rows, run.stops)
 
 
-def _rows(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, group_size: int, seed: int, keys: Sequence[int] | None
-) -> list[_Row]:
-    if group_size < 1:
-        raise RecipeError(f"group_size is {group_size}; it is the number of completions of each prompt, at least 1")
-    keys = range(len(prompts)) if keys is None else keys
-    if len(keys) != len(prompts):
-        raise DataError(f"keys has {len(keys)} entries for {len(prompts)} prompts; give one per prompt, or none")
-    rows = []
-    for i, (ids, key) in enumerate(zip(prompts, keys)):
-        room = check_prompt(model, ids, f"prompt {i}")
-        budget = min(sampling.max_new_tokens, room)
-        rows += [_Row(i, ids, stream(seed, key, sample), budget) for sample in range(group_size)]
-    return rows
+def _per_prompt(
+    prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[int] | None, limits: Sequence[int] | None
+) -> tuple[Sequence[int], Sequence[int]]:
+    """The key and the most new tokens of each prompt."""
+    for name, given in (("keys", keys), ("limits", limits)):
+        if given is not None and len(given) != len(prompts):
+            raise DataError(f"{name} has {len(given)} entries for {len(prompts)} prompts; give one per prompt, or none")
+    if limits is not None and min(limits, default=1) < 1:
+        raise RecipeError(f"limits holds {min(limits)}; a completion has at least 1 token, so leave the prompt out")
+    most = sampling.max_new_tokens
+    return range(len(prompts)) if keys is None else keys, [min(most, n) for n in limits or [most] * len(prompts)]
 
 
 def check_prompt(model: Model, ids: Sequence[int], what: str) -> int:
@@ -196,10 +200,7 @@ class _Run:
         ended = []
         for slot, (row, token, logp) in enumerate(zip(self.running, tokens, logps)):
             if logp != logp:
-                raise ModelError(
-                    f"the network's logits for prompt {row.prompt} are NaN after {len(row.new)} tokens; "
-                    f"its weights are broken or overflow in {self.network.dtype}: load it in float32 or bfloat16"
-                )
+                raise ModelError(self._not_finite(row))
             row.new.append(token)
             row.logps.append(logp)
             if token in self.eos:
@@ -212,6 +213,15 @@ class _Run:
                 self.finishes[row.finish] += 1
                 ended.append(slot)
         return ended
+
+    def _not_finite(self, row: _Row) -> str:
+        ids = torch.tensor([[*row.ids, *row.new]], device=self.device)
+        where = first_nonfinite(self.network, lambda: self.network(input_ids=ids, use_cache=False))
+        return (
+            f"the network's logits for prompt {row.prompt} are NaN after {len(row.new)} tokens"
+            f"{f': {where}' if where else ''}; its weights are broken or overflow in {self.network.dtype}: load it in float32 or "
+            "bfloat16"
+        )
 
     def _admit(self, ended: list[int]) -> None:
         """Lets rows leave and waiting ones take their slots, several at once because a prefill has fixed costs."""
@@ -241,7 +251,7 @@ class _Run:
         if self.shared[0] in slots:
             self.cache.fill(slots[self.shared[0]], self.shared[1])
         new = [ids for ids in slots if ids != self.shared[0]]
-        for part in _parts(new):
+        for part in _parts(new, forward_positions(self.device)):
             for ids, prefix in zip(part, prefill(self.network, part)):
                 self.cache.fill(slots[ids], prefix)
                 self.shared = (ids, prefix)
@@ -265,11 +275,11 @@ class _Run:
         self.streams = torch.tensor([row.stream for row in rows], device=self.device)
 
 
-def _parts(prompts: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts of falling length in batches of at most ``PREFILL_TOKENS``, padding included, or one prompt."""
+def _parts(prompts: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+    """Prompts of falling length in batches of at most ``most`` tokens, padding included, or one prompt."""
     part: list[tuple[int, ...]] = []
     for ids in prompts:
-        if part and (len(part) + 1) * len(part[0]) > PREFILL_TOKENS:
+        if part and (len(part) + 1) * len(part[0]) > most:
             yield part
             part = []
         part.append(ids)

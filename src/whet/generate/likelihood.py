@@ -11,7 +11,7 @@ Shapes: N sequences of S positions, M scored positions, V entries of the vocabul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whet.errors import DataError
-from whet.generate.cache import evaluation, takes_full_mask, vocabulary_size
+from whet.errors import DataError, ModelError
+from whet.generate.cache import evaluation, forward_positions, takes_full_mask, vocabulary_size
+from whet.generate.products import fast_linears
 from whet.model import Model
+from whet.nonfinite import first_nonfinite
 
 BRANCHES = 2048
 """Positions of a tree beyond which further continuations of the context start a new one, as its mask grows with the square."""
@@ -63,7 +65,7 @@ def sequence_logps(model: Model, pairs: Sequence[Pair], *, batch_tokens: int = 8
         model: a causal model; put into evaluation mode meanwhile.
         pairs: (context ids, continuation ids), neither empty; the context and all but the last token of the continuation
             must fit into the model's context. Pairs with the same context share its computation, wherever they stand.
-        batch_tokens: positions of one forward pass, padding included.
+        batch_tokens: the most positions of one forward pass, padding included; on a processor it is fewer, which is faster.
 
     Returns:
         For each pair the log-probability of every token of the continuation (nats, natural distribution, taken in float32),
@@ -71,13 +73,15 @@ def sequence_logps(model: Model, pairs: Sequence[Pair], *, batch_tokens: int = 8
 
     Raises:
         DataError: an empty context or continuation, or a pair that is too long.
+        ModelError: predictions that are NaN or Inf; names the module.
     """
     sharing = takes_full_mask(model.network)
     trees = sorted(_trees(model, pairs, sharing), key=lambda tree: len(tree.ids), reverse=True)
     logps: list[list[float]] = [[] for _ in pairs]
     greedy = [False] * len(pairs)
-    with evaluation(model.network):
-        for batch in _batches(trees, batch_tokens, vocabulary_size(model.network)):
+    most = min(batch_tokens, forward_positions(model.device))
+    with evaluation(model.network), fast_linears(model.network):
+        for batch in _batches(trees, most, vocabulary_size(model.network)):
             scores, best = _score(model.network, batch, sharing)
             at = 0
             for i in (i for tree in batch for i in tree.pairs):
@@ -90,8 +94,9 @@ def sequence_logps(model: Model, pairs: Sequence[Pair], *, batch_tokens: int = 8
 def _trees(model: Model, pairs: Sequence[Pair], sharing: bool) -> list[_Tree]:
     trees: list[_Tree] = []
     open_trees: dict[tuple[int, ...], _Tree] = {}
+    vocabulary = vocabulary_size(model.network)
     for i, (context, continuation) in enumerate(pairs):
-        _check(model, i, context, continuation)
+        _check(model, i, context, continuation, vocabulary)
         key = tuple(context)
         tree = open_trees.get(key)
         if tree is None or not sharing or len(tree.ids) + len(continuation) > max(BRANCHES, 2 * len(context)):
@@ -101,11 +106,16 @@ def _trees(model: Model, pairs: Sequence[Pair], sharing: bool) -> list[_Tree]:
     return trees
 
 
-def _check(model: Model, index: int, context: Sequence[int], continuation: Sequence[int]) -> None:
+def _check(model: Model, index: int, context: Sequence[int], continuation: Sequence[int], vocabulary: int) -> None:
     for name, ids in (("context", context), ("continuation", continuation)):
         if not len(ids):
             way_out = "a beginning-of-text token can be the context" if name == "context" else "drop the pair"
             raise DataError(f"pair {index}: the {name} is empty; {way_out}")
+        if min(ids) < 0 or max(ids) >= vocabulary:
+            wrong = max(ids) if max(ids) >= vocabulary else min(ids)
+            raise DataError(
+                f"pair {index}: token id {wrong}, but model {model.name!r} has ids 0 to {vocabulary - 1}; use its own tokenizer"
+            )
     needed = len(context) + len(continuation) - 1
     if model.context and needed > model.context:
         raise DataError(
@@ -140,10 +150,25 @@ def _score(network: Any, batch: Sequence[_Tree], sharing: bool) -> tuple[list[fl
     row = torch.tensor([i for i, t in enumerate(batch) for _ in t.scored], device=device)
     at = torch.tensor([p for t in batch for p, _ in t.scored], device=device)
     targets = torch.tensor([target for t in batch for _, target in t.scored], device=device)
+
+    def forward() -> Tensor:
+        return network(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits
+
     with logits_at(network, row, at) as gather:
-        logits = gather(network(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits).float()
+        logits = gather(forward()).float()
     logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    if not bool(logps.isfinite().all()):
+        refuse_nonfinite(network, forward)
     return logps.tolist(), (logits.argmax(-1) == targets).tolist()
+
+
+def refuse_nonfinite(network: Any, forward: Callable[[], Any]) -> None:
+    """Raises ModelError for predictions that are NaN or Inf; names the module where they arise when computed again."""
+    where = first_nonfinite(network, forward) or "every module's output is finite, so a token has probability 0"
+    raise ModelError(
+        f"the network's predictions are not finite: {where}. Its weights are broken, or overflow in {network.dtype}: load it in "
+        "float32 or bfloat16"
+    )
 
 
 def _mask(branch: Tensor, dtype: torch.dtype) -> Tensor:

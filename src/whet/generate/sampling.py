@@ -22,6 +22,9 @@ from torch import Tensor
 
 from whet.generate.completion import Sampling
 
+NUCLEUS = 512
+"""Entries among which the boundary of top-p is sought first."""
+
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _STEP = 0xD1342543DE82EF95
@@ -55,10 +58,7 @@ def _smallest_kept(logits: Tensor, sampling: Sampling) -> Tensor:
     """The smallest logit that passes the filters, ``[..., 1]``."""
     size = logits.shape[-1]
     if sampling.top_p < 1:
-        descending = logits.topk(min(sampling.top_k or size, size), -1).values
-        probabilities = descending.softmax(-1)
-        kept = (probabilities.cumsum(-1) - probabilities < sampling.top_p).sum(-1, keepdim=True)
-        smallest = descending.gather(-1, kept.clamp(min=1) - 1)
+        smallest = _nucleus(logits.topk(sampling.top_k, -1).values if 0 < sampling.top_k < size else logits, sampling.top_p)
     elif 0 < sampling.top_k < size:
         smallest = logits.topk(sampling.top_k, -1).values[..., -1:]
     else:
@@ -66,6 +66,22 @@ def _smallest_kept(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.min_p > 0:
         smallest = smallest.maximum(logits.amax(-1, keepdim=True) + math.log(sampling.min_p))
     return smallest
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """The smallest logit of the most probable entries that have ``top_p`` together, ``[..., 1]``.
+
+    Sorting a large vocabulary costs more than a small network, so all of it is sorted only where the first entries are not enough.
+    """
+    total, size = logits.logsumexp(-1, keepdim=True), logits.shape[-1]
+    for count in (min(NUCLEUS, size), size):
+        descending = logits.topk(count, -1).values
+        probabilities = (descending - total).exp()
+        above = probabilities.cumsum(-1) - probabilities
+        if count == size or bool((above[..., -1] >= top_p).all()):
+            break
+    kept = (above < top_p).sum(-1, keepdim=True)
+    return descending.gather(-1, kept.clamp(min=1) - 1)
 
 
 def draw(logps: Tensor, streams: Tensor, steps: Tensor) -> Tensor:
@@ -82,9 +98,11 @@ def draw(logps: Tensor, streams: Tensor, steps: Tensor) -> Tensor:
     rows, size = logps.shape
     width = math.isqrt(size - 1) + 1
     blocks = -(-size // width)
-    weights = torch.nn.functional.pad(logps.exp(), (0, blocks * width - size)).view(rows, blocks, width)
+    weights = logps.new_zeros(rows, blocks * width)
+    torch.exp(logps, out=weights[:, :size])
+    weights = weights.view(rows, blocks, width)
     times = -uniforms(streams, steps, blocks + width).log()
-    block = (weights.sum(-1, dtype=torch.float64) / times[:, :blocks]).argmax(-1)
+    block = (weights.sum(-1) / times[:, :blocks]).argmax(-1)
     inside = weights[torch.arange(rows, device=logps.device), block]
     return block * width + (inside / times[:, blocks:]).argmax(-1)
 

@@ -22,6 +22,8 @@ from whet.measure.rows import labels_of
 
 def refuse_many_tries(pass_at: Sequence[int], samples: int) -> None:
     """Raises a ``RecipeError`` if pass@k is asked for more tries than there are samples."""
+    if pass_at and min(pass_at) < 1:
+        raise RecipeError(f"pass_at: pass@{min(pass_at)} is no number of tries; give 1 or more")
     if pass_at and max(pass_at) > samples:
         raise RecipeError(
             f"pass_at: pass@{max(pass_at)} needs at least {max(pass_at)} samples per prompt; set samples: {max(pass_at)}"

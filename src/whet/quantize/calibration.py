@@ -49,6 +49,27 @@ def check_rows(rows: Sequence[Sequence[int]], vocabulary: int) -> None:
             )
 
 
+def refuse_small(calibration: CalibrationSet, widths: Mapping[str, int]) -> None:
+    """Refuses calibration on fewer tokens than a layer has inputs: its second-order statistic would say nothing of the rest.
+
+    Args:
+        calibration: the rows to be used.
+        widths: inputs of each layer by name.
+
+    Raises:
+        DataError: too few tokens; names the widest layer.
+    """
+    if not widths:
+        return
+    name, inputs = max(widths.items(), key=lambda item: item[1])
+    if calibration.tokens < inputs:
+        raise DataError(
+            f"the calibration set is too small: {len(calibration.rows)} rows with {calibration.tokens} tokens for layer {name!r} "
+            f"with {inputs} inputs; it takes at least as many tokens, and ten times as many are better. Give more or longer rows, "
+            "or set compensate: none"
+        )
+
+
 def split_held_out(rows: Sequence[Sequence[int]], held_out: int) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
     """The last rows (``held_out`` of them, at most a quarter of all) are kept back."""
     kept = min(held_out, len(rows) // 4)

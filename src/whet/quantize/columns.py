@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -60,32 +61,56 @@ def code_matrix(
     scale_dtype: torch.dtype = torch.float16,
     name: str = "weight",
 ) -> tuple[QuantizedLinear, dict[str, Any]]:
-    """Codes for a matrix [out, in].
+    """:func:`code_matrices` for a single matrix."""
+    return code_matrices({name: weight}, hessian, plan, grid, rounding, compensate, scale_dtype=scale_dtype)[name]
+
+
+def code_matrices(
+    weights: Mapping[str, Tensor],
+    hessian: Tensor | None,
+    plan: BitPlan,
+    grid: Grid,
+    rounding: Rounding,
+    compensate: Any,
+    *,
+    scale_dtype: torch.dtype = torch.float16,
+) -> dict[str, tuple[QuantizedLinear, dict[str, Any]]]:
+    """Codes for matrices [out, in] that share an input.
+
+    No row depends on another, so the matrices are coded as one, with one factorization of ``H``.
 
     Args:
-        weight: any float type; the decoded weights will have it.
-        hessian: ``H`` of the layer's input, float64 [in, in]; needed by feedback compensators.
+        weights: by layer name; any float type, which the decoded weights will have. More than one only if the plan's groups
+            are within rows.
+        hessian: ``H`` of the layers' input, float64 [in, in]; needed by feedback compensators.
         plan: bits, group size, symmetry.
         grid, rounding, compensate: built parts.
         scale_dtype: what scales are stored in.
-        name: the layer's, for messages.
 
     Returns:
-        The layer, and what the compensator reports.
+        By name the layer, and what the compensator reports.
 
     Raises:
         ModelError: a weight is NaN or infinite.
     """
-    if not bool(weight.isfinite().all()):
-        raise ModelError(f"weight of {name!r} holds NaN or Inf; the checkpoint is damaged, take an earlier one")
-    grid_name = str(parts.effective(grid)["name"])
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise ModelError(f"weight of {name!r} holds NaN or Inf; the checkpoint is damaged, take an earlier one")
+    joined = torch.cat([weight.float() for weight in weights.values()])
+    order: Tensor | None = None
+    receipt: dict[str, Any] = {}
     if compensate.kind == "none":
-        codes, params = _at_once(weight.float(), plan, grid, rounding, scale_dtype)
-        return make(codes, params, plan, weight.dtype, scale_dtype, grid_name), {}
-    feedback: Feedback = compensate.start(weight, hessian, name)
-    codes, params, scattered = _one_by_one(feedback, plan, grid, rounding, scale_dtype)
-    order = feedback.order if scattered else None
-    return make(codes, params, plan, weight.dtype, scale_dtype, grid_name, order), feedback.receipt
+        codes, params = _at_once(joined, plan, grid, rounding, scale_dtype)
+    else:
+        feedback: Feedback = compensate.start(joined, hessian, " ".join(weights))
+        codes, params, scattered = _one_by_one(feedback, plan, grid, rounding, scale_dtype)
+        order, receipt = feedback.order if scattered else None, feedback.receipt
+    made, start, grid_name = {}, 0, str(parts.effective(grid)["name"])
+    for name, weight in weights.items():
+        rows = slice(start, start + len(weight))
+        layer = make(codes[rows], params.rows(rows), plan, weight.dtype, scale_dtype, grid_name, order)
+        made[name], start = (layer, dict(receipt)), rows.stop
+    return made
 
 
 def _at_once(
@@ -110,7 +135,7 @@ def _one_by_one(
     g = plan.columns(columns)
     ahead = not (feedback.static_groups or plan.group_size == "tensor")
     fitted = [] if ahead else [fit_matrix(grid, feedback.original, plan, scale_dtype)]
-    codes = torch.empty_like(feedback.original, dtype=torch.int16)
+    codes = torch.empty_like(feedback.original.T, dtype=torch.int16, memory_format=torch.contiguous_format)
     order = feedback.order.tolist()
     for position, column in enumerate(order):
         if ahead and position % g == 0:
@@ -119,7 +144,7 @@ def _one_by_one(
         params = fitted[-1] if ahead else fitted[0].at(column // g)
         current = feedback.column(position)[:, None, None]
         code = rounding.choose(current, grid, params, plan)
-        codes[:, column] = code[:, 0, 0]
+        codes[column] = code[:, 0, 0]
         feedback.push(position, (current - grid.decode(code, params))[:, 0, 0])
     natural = order == sorted(order) or g >= columns
-    return codes, GridParams.join(fitted), ahead and not natural
+    return codes.T.contiguous(), GridParams.join(fitted), ahead and not natural

@@ -64,6 +64,14 @@ class GridParams:
             None if self.codebook is None else self.codebook[:, cut],
         )
 
+    def rows(self, rows: slice) -> GridParams:
+        """The parameters of some rows; those that serve all rows stay as they are."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or tensor.shape[0] == 1 else tensor[rows]
+
+        return GridParams(self.scales if self.scales.shape[0] == 1 else self.scales[rows], cut(self.zeros), cut(self.codebook))
+
     def stored_as(self, dtype: torch.dtype) -> GridParams:
         """The parameters as they will be read back: scales and codebook rounded to ``dtype``, kept in float32.
 

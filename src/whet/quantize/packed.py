@@ -22,12 +22,13 @@ from transformers.pytorch_utils import Conv1D
 
 from whet import online
 from whet.errors import ModelError
-from whet.model import LINEAGE_FILE, Model, default_device
+from whet.model import Model, default_device, read_lineage
 from whet.quantize.blocks import weight_of
 from whet.quantize.codes import QuantizedLinear
 from whet.quantize.export import uncoded_tensors, write_lineage
 from whet.quantize.grid import BitPlan, varying_levels
 from whet.quantize.packing import pack, unpack
+from whet.weight_files import read_header
 
 WEIGHTS, INDEX = "packed.safetensors", "packed.json"
 VERSION = 1
@@ -71,9 +72,8 @@ def load_packed(folder: str | Path, *, device: str | None = None) -> Model:
     folder = Path(folder)
     if not is_packed(folder):
         raise ModelError(f"{folder}: no packed model, it has no {INDEX}")
-    index = json.loads((folder / INDEX).read_text())
-    if index.get("version") != VERSION:
-        raise ModelError(f"{folder / INDEX}: version {index.get('version')!r}; this whet reads version {VERSION}")
+    index = _index(folder / INDEX)
+    read_header(folder / WEIGHTS)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     tensors = load_file(folder / WEIGHTS)
     network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -88,8 +88,25 @@ def load_packed(folder: str | Path, *, device: str | None = None) -> Model:
     online.attach(network)
     network.to(device or default_device())
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    lineage = json.loads((folder / LINEAGE_FILE).read_text())
+    lineage = read_lineage(folder)
     return Model(network, tokenizer, lineage.get("name", folder.name), lineage, layers)
+
+
+def _index(file: Path) -> dict[str, Any]:
+    """The plans and shapes of the layers, as :func:`_layer_tensors` described them."""
+    try:
+        found = json.loads(file.read_bytes())
+        version = found["version"]
+        whole = version != VERSION or all(
+            {"bits", "group_size", "symmetric", "columns", "dtype", "grid"} <= set(entry) for entry in found["layers"].values()
+        )
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file}: damaged ({type(error).__name__}: {error}); fetch or write the folder again") from error
+    if version != VERSION:
+        raise ModelError(f"{file}: version {version!r}; this whet reads version {VERSION}")
+    if not whole:
+        raise ModelError(f"{file}: damaged: a layer has no complete plan; fetch or write the folder again")
+    return dict(found)
 
 
 def refuse_changed(model: Model) -> None:

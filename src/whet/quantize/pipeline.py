@@ -3,6 +3,7 @@
 Each of the six kinds of piece is exchangeable; any combination whose kinds fit together runs, the others are refused with
 the reason. Blocks are done in forward order, each on the activations of the already quantized blocks before it. Only the
 calibration set's hidden states at one depth and the Hessians of one block are held, whatever the depth of the network.
+A quantization that was stopped goes on after the last block that it saved.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +23,17 @@ from tqdm import tqdm
 
 from whet import parts
 from whet.errors import ModelError, RecipeError
+from whet.interrupt import asked, deferred, stop_if_asked
 from whet.model import Model
 from whet.quantize.blocks import Stream, find_blocks, linears, set_weight, untie, weight_of
-from whet.quantize.calibration import CalibrationSet, batches
+from whet.quantize.calibration import CalibrationSet, batches, refuse_small
 from whet.quantize.codes import QuantizedLinear
-from whet.quantize.columns import code_matrix
+from whet.quantize.columns import code_matrices
 from whet.quantize.fidelity import compare, probe_rows
 from whet.quantize.grid import BitPlan, GroupSize
 from whet.quantize.hessian import output_error
-from whet.quantize.memory import BATCH_TOKENS, peak_memory, refuse_too_large
+from whet.quantize.memory import BATCH_TOKENS, held_batches, peak_memory, refuse_too_large
+from whet.quantize.progress import Progress, Saved, rows_hash
 
 INVARIANCE = 1e-3
 """Largest change of a logit by a transform, relative to the largest logit; 16 units of rounding for shorter weight types."""
@@ -52,6 +57,8 @@ def quantize(
     scale_dtype: str = "auto",
     seed: int = 0,
     name: str | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 120.0,
 ) -> tuple[Model, dict[str, Any]]:
     """Quantizes the linear layers of a model's decoder blocks.
 
@@ -67,6 +74,8 @@ def quantize(
         scale_dtype: what scales are stored in; ``auto`` is bfloat16 for bfloat16 weights and float16 for others.
         seed: for the transform and the choice of calibration rows.
         name: of the new model; default: the old one with ``-w<bits>``.
+        checkpoint: folder of the progress; a quantization found in it is continued. Without it nothing is saved.
+        checkpoint_seconds: longest time between two saves, but for the block under way (120, as in training).
 
     Returns:
         The model, whose network holds the decoded weights and whose ``quantized`` holds the codes; and the receipt.
@@ -76,8 +85,7 @@ def quantize(
         ModelError: NaN or Inf in weights or activations (names the tensor), an architecture that cannot be done.
         DataError: calibration rows that the model cannot read.
     """
-    given = {k: v for k, v in locals().items() if k not in ("model", "calibration", "name")}
-    started = time.monotonic()
+    given = {k: v for k, v in locals().items() if k not in _NOT_SETTINGS}
     if model.quantized:
         raise RecipeError(f"model {model.name!r} is quantized already; start from the float model that it was made of")
     pieces = _Pieces(**{kind: _piece(kind, given[kind]) for kind in _KINDS})
@@ -89,14 +97,16 @@ def quantize(
     job = _Job(model.copy().network.eval(), pieces, rows, _scale_dtype(scale_dtype, model.network.dtype))
     _refuse_nonfinite(job.network)
     report = _transform(job, model.network, seed)
-    _run(job, plan, tuple(skip), lm_head)
     settings = {k: parts.effective(getattr(pieces, k)) if k in _KINDS else v for k, v in given.items()}
-    receipt = {**_receipt(job, model.network, report, settings, started), "forecast_bytes": forecast}
+    identity = {**settings, "weights": model.lineage.get("weights"), "calibration rows": rows_hash(rows.rows)}
+    _run(job, plan, tuple(skip), lm_head, Progress(checkpoint, checkpoint_seconds, identity))
+    receipt = {**_receipt(job, model.network, report, settings), "forecast_bytes": forecast}
     step = {"quantize": settings}
     result = model.with_lineage(step, name or f"{model.name}-w{bits}")
     return replace(result, network=job.network, quantized=job.layers), receipt
 
 
+_NOT_SETTINGS = ("model", "calibration", "name", "checkpoint", "checkpoint_seconds")
 _KINDS = ("transform", "grid", "rounding", "allocate", "compensate", "calibrate")
 
 
@@ -146,15 +156,52 @@ class _Job:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     activation_bytes: int = 0
     hessian_bytes: int = 0
+    seconds_before: float = 0.0
+    resumed_at: int = 0
 
-    def code(self, name: str, layer: nn.Module, hessian: Tensor | None, plan: BitPlan) -> None:
-        """Quantizes one layer and puts the decoded weights into the network."""
-        weight = weight_of(layer)
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, in the runs before a stop too."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def resume(self, saved: Saved, stream: Stream | None) -> None:
+        """Goes on where the saved quantization was."""
+        for name, layer in saved.layers.items():
+            self.layers[name] = layer
+            set_weight(self.network.get_submodule(name), layer.decode().to(self.network.device))
+        self.records.update(saved.records)
+        self.activation_bytes = int(saved.figures.get("activation_bytes", 0))
+        self.hessian_bytes = int(saved.figures.get("hessian_bytes", 0))
+        self.seconds_before = saved.figures.get("seconds", 0.0)
+        self.resumed_at = saved.blocks
+        if stream is not None and saved.blocks:
+            stream.depth = saved.blocks
+            stream.hidden = [state.to(self.network.device) for state in saved.hidden]
+
+    def saved(self, blocks: int, plans: Mapping[str, BitPlan], stream: Stream | None) -> Saved:
+        """What is to be kept of this moment."""
+        hidden = [state for state in stream.hidden if state is not None] if stream is not None else []
+        figures = {"activation_bytes": self.activation_bytes, "hessian_bytes": self.hessian_bytes, "seconds": self.seconds}
+        return Saved(blocks, self.layers, self.records, plans, hidden, figures)
+
+    def code(self, layers: Mapping[str, nn.Module], hessian: Tensor | None, plans: Mapping[str, BitPlan]) -> None:
+        """Quantizes layers that share an input and puts the decoded weights into the network."""
         pieces = self.pieces
-        made, notes = code_matrix(
-            weight, hessian, plan, pieces.grid, pieces.rounding, pieces.compensate, scale_dtype=self.scale_dtype, name=name
-        )
-        decoded = made.decode()
+        for plan, names in _alike({name: plans[name] for name in layers}):
+            weights = {name: weight_of(layers[name]) for name in names}
+            coded = code_matrices(
+                weights, hessian, plan, pieces.grid, pieces.rounding, pieces.compensate, scale_dtype=self.scale_dtype
+            )
+            for name, (made, notes) in coded.items():
+                self._keep(name, layers[name], hessian, plan, made, notes)
+
+    def _keep(
+        self, name: str, layer: nn.Module, hessian: Tensor | None, plan: BitPlan, made: QuantizedLinear, notes: Mapping[str, Any]
+    ) -> None:
+        weight, decoded = weight_of(layer), made.decode()
         if not bool(decoded.isfinite().all()):
             raise ModelError(f"the decoded weights of {name!r} hold NaN or Inf; set scale_dtype: float32")
         self.records[name] = {
@@ -166,6 +213,14 @@ class _Job:
         }
         self.layers[name] = made.cpu()
         set_weight(layer, decoded)
+
+
+def _alike(plans: Mapping[str, BitPlan]) -> list[tuple[BitPlan, list[str]]]:
+    """Layers that can be coded together: those of one plan, but for a scale per tensor, which no other layer may share."""
+    groups: dict[tuple[BitPlan, str], list[str]] = {}
+    for name, plan in plans.items():
+        groups.setdefault((plan, name if plan.group_size == "tensor" else ""), []).append(name)
+    return [(plan, names) for (plan, _), names in groups.items()]
 
 
 def _scale_dtype(name: str, weights: torch.dtype) -> torch.dtype:
@@ -200,27 +255,44 @@ def _transform(job: _Job, original: Any, seed: int) -> dict[str, Any]:
     return {**report, "logit_difference": change}
 
 
-def _run(job: _Job, plan: BitPlan, skip: tuple[str, ...], lm_head: bool) -> None:
+def _run(job: _Job, plan: BitPlan, skip: tuple[str, ...], lm_head: bool, progress: Progress) -> None:
     blocks = find_blocks(job.network)
     wanted = {name: layer for prefix, block in blocks for name, layer in linears(block, prefix).items()}
     if lm_head:
         untie(job.network)
         wanted[_head_name(job.network)] = job.network.get_output_embeddings()
-    plans = _plans(job, wanted, plan, skip)
-    stream = Stream(job.network, batches(job.rows.rows, BATCH_TOKENS)) if job.rows.rows else None
-    for prefix, block in tqdm(blocks, desc="quantize", unit="block", disable=None):
-        layers = {name: layer for name, layer in linears(block, prefix).items() if name in plans}
-        if stream is None:
-            for name, layer in layers.items():
-                job.code(name, layer, None, plans[name])
-        else:
-            _code_block(job, stream, prefix, layers, plans)
-            stream.advance()
-            job.activation_bytes = max(job.activation_bytes, stream.bytes)
+    saved = progress.load()
+    plans = dict(saved.plans) or _plans(job, wanted, plan, skip)
+    if "calibration" in getattr(job.pieces.compensate, "needs", ()):
+        refuse_small(job.rows, {name: int(weight_of(wanted[name]).shape[1]) for name in plans})
+    made = batches(job.rows.rows, BATCH_TOKENS)
+    stream = Stream(job.network, made, held=held_batches(job.network, made)) if made else None
+    job.resume(saved, stream)
+    with deferred():
+        _run_blocks(job, stream, plans, progress)
     if lm_head and _head_name(job.network) in plans:
         head = _head_name(job.network)
         hessian = stream.hessians({head: wanted[head]}, stream.logits)[head].matrix() if stream else None
-        job.code(head, wanted[head], hessian, plans[head])
+        job.code({head: wanted[head]}, hessian, plans)
+
+
+def _run_blocks(job: _Job, stream: Stream | None, plans: Mapping[str, BitPlan], progress: Progress) -> None:
+    """Codes the blocks that are left, one after the other, and saves in between."""
+    blocks = find_blocks(job.network)
+    left = tqdm(blocks[job.resumed_at :], "quantize", len(blocks), initial=job.resumed_at, unit="block", disable=None)
+    for done, (prefix, block) in enumerate(left, start=job.resumed_at + 1):
+        layers = {name: layer for name, layer in linears(block, prefix).items() if name in plans}
+        if stream is None:
+            for name, layer in layers.items():
+                job.code({name: layer}, None, plans)
+        else:
+            _code_block(job, stream, prefix, layers, plans)
+            job.activation_bytes = max(job.activation_bytes, stream.bytes)
+        stop = asked()
+        if progress.due() or stop:
+            progress.save(job.saved(done, plans, stream))
+        if stop:
+            stop_if_asked()
 
 
 def _head_name(network: Any) -> str:
@@ -242,20 +314,21 @@ def _plans(job: _Job, wanted: Mapping[str, nn.Module], plan: BitPlan, skip: tupl
 
 
 def _code_block(job: _Job, stream: Stream, prefix: str, layers: Mapping[str, nn.Module], plans: Mapping[str, BitPlan]) -> None:
-    """Codes a block's layers; layers that share an input share its Hessian."""
+    """Codes a block's layers and goes on to the next block; layers that share an input share its Hessian."""
     stages = [[name for name in stage if name in layers] for stage in stream.stages(prefix)]
     stages = [stage for stage in stages if stage]
-    passes = [[stage] for stage in stages] if job.pieces.compensate.true_sequential else [stages]
-    for together in passes:
-        found = stream.hessians({stage[0]: layers[stage[0]] for stage in together})
-        job.hessian_bytes = max(job.hessian_bytes, sum(h.bytes for h in found.values()))
-        for stage in together:
-            hessian = found[stage[0]].matrix()
-            for name in stage:
-                job.code(name, layers[name], hessian, plans[name])
+    sequential = job.pieces.compensate.true_sequential
+    passes = [[stage] for stage in stages] if sequential else [stages] if stages else []
+    with stream.hold() if sequential else nullcontext():
+        for together in passes:
+            found = stream.hessians({stage[0]: layers[stage[0]] for stage in together})
+            job.hessian_bytes = max(job.hessian_bytes, sum(h.bytes for h in found.values()))
+            for stage in together:
+                job.code({name: layers[name] for name in stage}, found.pop(stage[0]).matrix(), plans)
+        stream.advance()
 
 
-def _receipt(job: _Job, original: Any, report: dict[str, Any], settings: dict[str, Any], started: float) -> dict[str, Any]:
+def _receipt(job: _Job, original: Any, report: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     coded = sum(layer.codes.numel() for layer in job.layers.values())
     bits = sum(layer.storage_bits for layer in job.layers.values())
     total = sum(p.numel() for p in job.network.parameters())
@@ -281,7 +354,8 @@ def _receipt(job: _Job, original: Any, report: dict[str, Any], settings: dict[st
         },
         "settings": settings,
         "defaults": _defaults(settings),
-        "seconds": time.monotonic() - started,
+        "seconds": job.seconds,
+        "resumed_at": job.resumed_at,
         "activation_bytes": job.activation_bytes,
         "hessian_bytes": job.hessian_bytes,
         "peak_memory_bytes": peak_memory(original.device),

@@ -14,6 +14,7 @@ from whet.parts import Kind
 class QuantizeSettings:
     """What :func:`whet.quantize.pipeline.quantize` takes beside model and data; the meanings stand there.
 
+    ``checkpoint_seconds``: longest time between two saves of the progress, but for the block under way.
     ``rows`` is how many rows of the step's data are handed to ``calibrate``, which draws from them.
     """
 
@@ -30,3 +31,4 @@ class QuantizeSettings:
     skip: tuple[str, ...] = ()
     scale_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     rows: Annotated[int, Gt(0)] = 512
+    checkpoint_seconds: Annotated[float, Ge(0)] = 120.0

@@ -20,6 +20,8 @@ def find_recipe(reference: str | Path) -> Path:
     path = Path(reference)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise RecipeError(f"{reference}: this is a folder; name the recipe file in it")
     known = {p.stem: p for folder in FOLDERS if folder.is_dir() for p in folder.glob("*.yaml")}
     if path.stem not in known or path.parent != Path():
         raise RecipeError(f"{reference}: no such file; {unknown('bundled recipe', path.stem, known)}")

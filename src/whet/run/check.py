@@ -20,6 +20,7 @@ from whet.recipe import Recipe, TrainStep, objectives, read
 from whet.run.bundled import find_recipe
 from whet.run.forecast import Forecast, Generation, forecast_recipe
 from whet.run.models import open_model
+from whet.run.preflight import preflight
 
 if TYPE_CHECKING:
     from whet.data.example import Example
@@ -72,6 +73,7 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
     quiet_transformers()
     parsed = read(find_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe, overrides)
     model = _base(parsed)
+    preflight(parsed, model, lambda name: rows_of(parsed, name))
     checks: list[Invariant] = []
     rendered: dict[str, Sequence[str]] = {}
     notes: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,26 +40,49 @@ class Comparison:
 
 
 def measure_stages(
-    tasks: Sequence[Callable[[Model], TaskResult]], stages: Sequence[str], load: Callable[[str], Model], folder: Path
+    tasks: Sequence[Callable[[Model], TaskResult]],
+    stages: Sequence[str],
+    load: Callable[[str], Model],
+    folder: Path,
+    progress: Path,
 ) -> tuple[dict[str, list[TaskResult]], list[dict[str, Any]]]:
-    """Runs every task on every stage; writes one result file each; returns results by task and the listing of the files."""
+    """Runs every task on every stage; writes one result file each; returns results by task and the listing of the files.
+
+    Finished results, and the completions of an unfinished one, are kept in ``progress``, where a stopped run finds them again.
+    """
     from dataclasses import replace
 
-    from whet.measure.results import write_result
+    from whet.generate.kept import kept_in
+    from whet.measure.results import read_result, write_result
+
+    progress.mkdir(parents=True, exist_ok=True)
 
     results: dict[str, list[TaskResult]] = {}
     listing: list[dict[str, Any]] = []
     for stage in stages:
         model = load(stage)
         for task in tasks:
-            result = replace(task(model), model=stage)
             file = f"{len(listing):03d}.jsonl"
-            write_result(result, folder / file)
+            if not (progress / file).is_file():
+                with kept_in(progress / f"{len(listing):03d}"):
+                    write_result(replace(task(model), model=stage), progress / file)
+            shutil.copy(progress / file, folder / file)
+            result = read_result(folder / file)
             mib = sum(p.numel() * p.element_size() for p in model.network.parameters()) / 2**20
             listing.append({"stage": stage, "task": result.task, "file": file, "mib": mib})
             results.setdefault(result.task, []).append(result)
     (folder / RESULTS).write_text(json.dumps(listing, indent=1))
     return results, listing
+
+
+def read_stage_results(folder: Path) -> dict[str, dict[str, TaskResult]]:
+    """Task -> stage -> result, of a measure step's artifact."""
+    from whet.measure.results import read_result
+
+    found: dict[str, dict[str, TaskResult]] = {}
+    for entry in json.loads((folder / RESULTS).read_text()):
+        found.setdefault(entry["task"], {})[entry["stage"]] = read_result(folder / entry["file"])
+    return found
 
 
 def compare_stages(results: Mapping[str, Sequence[TaskResult]], parents: Mapping[str, str], folder: Path) -> list[Comparison]:

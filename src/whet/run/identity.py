@@ -67,10 +67,27 @@ def identity(section: str, settings: Mapping[str, Any], inputs: Mapping[str, str
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def model_identity(model: Any) -> str:
+    """Identity of a model that no step made: its weights, tokenizer, chat template and configuration as they are now."""
+    from whet.model import template_hash, weights_hash
+
+    fast = getattr(model.tokenizer, "backend_tokenizer", None)
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    described = [
+        weights_hash(model.network.state_dict()),
+        template_hash(model.tokenizer),
+        fast.to_str() if fast is not None else sorted(model.tokenizer.get_vocab().items()),
+        {k: str(v) for k, v in model.tokenizer.special_tokens_map.items()},
+        config,
+    ]
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def code_hash(section: str, step: Any) -> str:
     """Hash of the source of the parts that the step uses and of the shared files of its room."""
     sampling = ("generate/*.py",) if getattr(step, "reward", None) is not None else ()
-    files = {path for pattern in (*_ROOMS_OF[section], *sampling) for path in _HERE.glob(pattern)}
+    measuring = _ROOMS_OF["measure"] if getattr(step, "validate", None) is not None else ()
+    files = {path for pattern in (*_ROOMS_OF[section], *sampling, *measuring) for path in _HERE.glob(pattern)}
     rooms = {_HERE / room.replace(".", "/") for room in parts.ROOMS.values()}
     shared = {f for f in files if f.parent not in rooms or section == "edit"}
     digest = hashlib.sha256()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Engine, ForeignKey, Text, TypeDecorator, create_engine, event, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from whet.errors import StoreError, unknown
+
+log = logging.getLogger(__name__)
 
 
 class Document(TypeDecorator[dict[str, Any]]):
@@ -51,7 +54,7 @@ class Base(DeclarativeBase):
 
 
 class Run(Base):
-    """One run of a recipe: what was asked for, on what, and how it ended (``running``, ``done``, ``failed``, ``stopped``)."""
+    """One run of a recipe: what was asked for, on what, and how it ended (``running``, ``done``, ``failed``, ``stopped``, ``interrupted``)."""
 
     __tablename__ = "runs"
 
@@ -88,20 +91,36 @@ class StepRecord(Base):
     run: Mapped[Run] = relationship(back_populates="steps")
 
 
+class Forgotten(Base):
+    """A run whose artifacts need not be kept; its record stays."""
+
+    __tablename__ = "forgotten"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    moment: Mapped[dt.datetime]
+
+
 class Ledger:
-    """Reads and writes the ledger at a SQLAlchemy URL."""
+    """Reads and writes the ledger at a SQLAlchemy URL.
+
+    ``shown`` is the URL without its password, ``file`` the database of SQLite, ``None`` for a server's.
+    """
 
     def __init__(self, url: str) -> None:
-        shown = re.sub(r"://[^@/]*@", "://***@", url)
+        self.shown = shown = re.sub(r"://[^@/]*@", "://***@", url)
         try:
             self._engine = create_engine(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), pool_pre_ping=True)
-            if url.startswith("sqlite"):
+            self.file = Path(self._engine.url.database or "") if self._engine.dialect.name == "sqlite" else None
+            if self.file:
                 event.listen(self._engine, "connect", _write_ahead)
             _make_tables(self._engine)
         except ModuleNotFoundError as error:
             raise StoreError(f"the ledger {shown} needs {error.name}; pip install 'whet[postgres]'") from error
         except SQLAlchemyError as error:
-            raise StoreError(f"the ledger {shown} cannot be opened: {error}") from error
+            raise StoreError(
+                f"the ledger {shown} cannot be opened: {_cause(error)}; set WHET_HOME to a folder you can write, or WHET_LEDGER "
+                "to a database"
+            ) from error
 
     @classmethod
     def beside(cls, folder: Path) -> Ledger:
@@ -116,8 +135,11 @@ class Ledger:
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except DBAPIError as error:
-            raise StoreError(f"the ledger cannot be read or written: {error.orig}; artifacts are intact") from error
+        except SQLAlchemyError as error:
+            raise StoreError(
+                f"the ledger {self.shown} cannot be read or written: {_cause(error)}; artifacts are intact. Make room on its disk, "
+                "or see that it can be reached and written, and run again"
+            ) from error
 
     def save(self, *rows: Base) -> None:
         """Inserts or updates rows."""
@@ -139,6 +161,25 @@ class Ledger:
                 _ = run.steps
             return found
 
+    def forget(self, runs: Iterable[str]) -> None:
+        """Marks runs as forgotten: what only they refer to may be collected. Their records stay."""
+        now = dt.datetime.now(dt.timezone.utc)
+        self.save(*(Forgotten(run_id=run, moment=now) for run in runs))
+
+    def forgotten(self) -> set[str]:
+        """Ids of the runs marked as forgotten."""
+        with self.session() as session:
+            return set(session.scalars(select(Forgotten.run_id)))
+
+    def needs(self, identity: str) -> bool:
+        """Whether a run that is not forgotten refers to an artifact."""
+        kept = StepRecord.run_id.not_in(select(Forgotten.run_id))
+        with self.session() as session:
+            return (
+                session.scalars(select(StepRecord.run_id).where(StepRecord.identity == identity, kept).limit(1)).first()
+                is not None
+            )
+
     def run(self, reference: str) -> Run:
         """A run by its id, an unambiguous beginning of it, its recipe's name (the newest), or ``last``.
 
@@ -157,6 +198,20 @@ class Ledger:
         if started:
             raise StoreError(f"{reference!r} begins several runs: {', '.join(r.id for r in started)}")
         raise StoreError(unknown("run", reference, [r.id for r in runs[:20]]))
+
+
+@contextmanager
+def in_passing() -> Iterator[None]:
+    """For what is recorded while another error is on its way: a ledger that cannot be written must not hide that error."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("%s", error)
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    """What the database said, without the statement that it was given."""
+    return str(getattr(error, "orig", None) or error)
 
 
 def _write_ahead(connection: Any, _: Any) -> None:

@@ -9,19 +9,30 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from whet.errors import RecipeError, StoreError
+from whet.interrupt import graceful
 from whet.model import quiet_transformers, resolve
-from whet.recipe import BASE, MODEL_SECTIONS, Recipe, Step, read, references
+from whet.recipe import BASE, MODEL_SECTIONS, Recipe, Step, needs_no_model, read, references
 from whet.run import identity as ids
+from whet.run.alive import alive, settle
 from whet.run.bundled import find_recipe
-from whet.run.ledger import Ledger, Run, StepRecord
+from whet.run.cluster import check_reach, open_pool
+from whet.run.ledger import Ledger, Run, StepRecord, in_passing
 from whet.run.machine import machine, peak_memory_mib, versions
+from whet.run.models import outline
+from whet.run.preflight import preflight
+from whet.run.ranks import call_others, dismiss_others, train_along
 from whet.run.report import write_report
+from whet.run.side_by_side import StepJob, Work, side_by_side
 from whet.run.steps import Inputs, carry_out, make_base
 from whet.run.store import Store
+from whet.train.distributed import world
+from whet.workers import Local, Pool, Tally, current
 
 RECEIPT = "receipt.json"
 
@@ -61,8 +72,11 @@ def run_recipe(
     store: Store | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
+    on: str | None = None,
 ) -> RunResult:
     """Runs a recipe; finished steps are reused, a stopped run goes on where it was.
+
+    Several processes that torchrun started train together; the first does everything else, records and prints.
 
     Args:
         recipe: a file, a bundled recipe's name, a mapping, or a recipe already read.
@@ -70,6 +84,7 @@ def run_recipe(
         store: default: the folder ``$WHET_HOME``.
         out: a folder that also gets the report and the exports.
         quiet: print nothing.
+        on: where steps are carried out: an address as :func:`whet.run.cluster.open_pool` takes it; default here.
 
     Raises:
         RecipeError: the recipe cannot be carried out; raised before anything runs.
@@ -79,16 +94,27 @@ def run_recipe(
         recipe = read(find_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe, overrides)
     quiet_transformers()
     store = store or Store.open()
-    return _Runner(recipe, store, Ledger.beside(store.scratch), (lambda _: None) if quiet else print).run(
-        Path(out) if out else None
-    )
+    ledger, ranks = Ledger.beside(store.scratch), world()
+    if ranks.size > 1 and on:
+        raise RecipeError(f"--on {on} and torchrun exclude each other: start one process to use a cluster")
+    say: Callable[[str], None] = (lambda _: None) if quiet else print
+    with ranks.together(lambda: "while the recipe was carried out; the same command goes on where it was"):
+        if ranks.rank:
+            run, report, folders = train_along(recipe, ranks)
+            return RunResult(ledger.run(run), report, folders)
+        with closing(open_pool(on)) as pool:
+            check_reach(pool, store)
+            result = _Runner(recipe, store, ledger, say, pool).run(Path(out) if out else None)
+        dismiss_others(ranks, result.run.id, result.report, result.folders)
+        return result
 
 
 class _Runner:
     """One run in progress."""
 
-    def __init__(self, recipe: Recipe, store: Store, ledger: Ledger, say: Callable[[str], None]) -> None:
-        self.recipe, self.store, self.ledger, self.say = recipe, store, ledger, say
+    def __init__(self, recipe: Recipe, store: Store, ledger: Ledger, say: Callable[[str], None], pool: Pool) -> None:
+        self.recipe, self.store, self.ledger, self.say, self.pool = recipe, store, ledger, say, pool
+        self.records: dict[str, StepRecord] = {}
         self.identities: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         now = dt.datetime.now(dt.timezone.utc)
@@ -106,24 +132,41 @@ class _Runner:
         )
 
     def run(self, out: Path | None) -> RunResult:
-        self.ledger.save(self.run_record)
-        self.say(f"run {self.run_record.id}")
-        status = "failed"
-        try:
-            self._base()
-            for section, step in self.recipe.steps:
-                self._step(section, step)
-            status = "done"
-        except KeyboardInterrupt:
-            status = "stopped"
-            raise
-        finally:
-            self.ledger.finish(self.run_record.id, status)
+        self.store.prepare()
+        settle(self.store, self.ledger)
+        identity = self.run_record.id
+        with graceful(), alive(self.store, identity):
+            self.ledger.save(self.run_record)
+            self.say(f"run {identity}")
+            try:
+                self._base()
+                self._try_inputs()
+                self._steps()
+                report = self._report(out)
+            except BaseException as error:
+                status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+                with in_passing():
+                    self.ledger.finish(identity, status)
+                raise
+            self.ledger.finish(identity, "done")
+        return RunResult(self.ledger.run(identity), report, self.folders)
+
+    def _report(self, out: Path | None) -> Path:
+        """Writes the report before the run counts as done: what is done has one.
+
+        Raises:
+            StoreError: there is no room for it; every step is finished and will be reused.
+        """
         record = self.ledger.run(self.run_record.id)
-        report = write_report(record, self.folders, self.store.scratch / "runs" / record.id)
-        if out is not None:
-            report = self._copy_out(report, out)
-        return RunResult(record, report, self.folders)
+        record.status = "done"
+        try:
+            report = write_report(record, self.folders, self.store.scratch / "runs" / record.id)
+            return report if out is None else self._copy_out(report, out)
+        except OSError as error:
+            raise StoreError(
+                f"every step of run {record.id} is finished, but its report cannot be written: {error}; make room there, or "
+                "name another folder by WHET_HOME or --out, and run again"
+            ) from error
 
     def _base(self) -> None:
         """The recipe's own model: made from scratch as a step of its own, else identified by its weights."""
@@ -140,60 +183,128 @@ class _Runner:
         if section == "base":
             name = self.recipe.tokenizer_data
             return {"tokenizer_data": self.identities[name]} if name else {}
-        found = {field: self.identities[target] for field, target in references(section, step).items()}
+        found = {field: self._identity(target) for field, target in references(section, step).items()}
         if section == "measure":
-            found |= {f"stage.{name}": self.identities[name] for name in self.stages(step)}
+            found |= {f"stage.{name}": self._identity(name) for name in self.stages(step)}
         if _uses_base(section, step) or BASE in getattr(step, "models", ()):
-            found[BASE] = self._base_identity()
+            found[BASE] = self._identity(BASE)
         return found
 
-    def _base_identity(self) -> str:
-        if BASE not in self.identities:
-            model = Inputs(self.recipe, self.folders).model(BASE)
-            self.identities[BASE] = str(model.lineage["weights"])
-        return self.identities[BASE]
+    def _try_inputs(self) -> None:
+        """Makes the rows that need no model, and tries what the steps will read before anything is computed."""
+        if isinstance(self.pool, Local):
+            for section, step in self.recipe.steps:
+                if section == "data" and needs_no_model(self.recipe, step.name):
+                    self._step(section, step)
+        inputs = Inputs(self.recipe, self.folders)
+
+        def rows(name: str) -> Any:
+            return inputs.dataset(name) if name in self.folders else None
+
+        if any(section != "data" for section, _ in self.recipe.steps):
+            preflight(self.recipe, outline(inputs.model_folder(BASE)), rows)
+
+    def _identity(self, name: str) -> str:
+        """Of a step before, or of a model that no step made."""
+        if name not in self.identities:
+            self.identities[name] = ids.model_identity(Inputs(self.recipe, self.folders).model(name))
+        return self.identities[name]
 
     def stages(self, step: Any) -> list[str]:
         """The stages that a measuring step measures: those that it names, else the recipe's model and all."""
         every = [BASE, *(s.name for section, s in self.recipe.steps if section in MODEL_SECTIONS)]
-        self._base_identity()
         return list(step.models) or every
 
+    def _steps(self) -> None:
+        if isinstance(self.pool, Local):
+            for section, step in self.recipe.steps:
+                self._step(section, step)
+        else:
+            side_by_side(self.recipe, self.pool, Work(self._job, self._here, self._settle))
+
     def _step(self, section: str, step: Step | Any, name: str | None = None) -> None:
-        name = name or step.name
+        record = self._begin(section, step, name or step.name)
+        if record is not None:
+            self._finish(record, self._carry_out(section, step, record))
+
+    def _job(self, entry: tuple[str, Step]) -> StepJob | None:
+        """Begins a step; what a worker needs to carry it out, if there is something to do."""
+        section, step = entry
+        record = self._begin(section, step, step.name)
+        if record is None:
+            return None
+        return StepJob(
+            document=self.recipe.document,
+            section=section,
+            name=step.name,
+            identity=record.identity,
+            # The recipe's own model, where it is a name or a folder, is found by the recipe.
+            inputs={name: self.identities[name] for name, path in self.folders.items() if path.name == self.identities.get(name)},
+            stages=self.stages(step) if section == "measure" else (),
+            store=self.store.address if self.store.remote else str(self.store.scratch.absolute()),
+            nested=self.pool.nested,
+            cwd=str(Path.cwd()),
+        )
+
+    def _here(self, entry: tuple[str, Step]) -> None:
+        section, step = entry
+        record = self.records[step.name]
+        self._finish(record, self._carry_out(section, step, record))
+
+    def _settle(self, entry: tuple[str, Step], outcome: bool | BaseException) -> None:
+        """Records what became of a step on a worker."""
+        record = self.records[entry[1].name]
+        if isinstance(outcome, BaseException):
+            self._record_failure(record, outcome)
+        else:
+            self._finish(record, outcome)
+
+    def _begin(self, section: str, step: Step | Any, name: str) -> StepRecord | None:
+        """Identifies a step and looks for its artifact; its record, or ``None`` if it is there already."""
         if name in self.folders and name in self.identities:
-            return
+            return None
         settings = ids.effective_settings(section, step) if section != "base" else ids.plain(step)
         inputs = self._input_identities(section, step) | ids.fingerprints(step)
         code = ids.code_hash(section, step)
         identity = ids.identity(section, settings, inputs, self.recipe.seed, code)
-        reused = self.store.has(identity)
         record = StepRecord(
             run_id=self.run_record.id,
-            position=len(self.identities) if section != "base" else -1,
+            position=[BASE, *(s.name for _, s in self.recipe.steps)].index(name) - 1,
             name=name,
             section=section,
             identity=identity,
-            status="reused" if reused else "running",
-            why="" if not reused else "inputs, settings, code and seed are those of a finished step",
+            status="running",
+            why="",
             inputs={**inputs, "code": code},
             settings=settings,
             receipt={},
             cost={},
         )
-        if not reused:
-            record.why = self._why(record)
+        self.records[name] = record
+        # The record comes first: an artifact that a record names is not collected.
+        self.ledger.save(record)
+        reused = self.store.claim(identity)
+        record.status = "reused" if reused else "running"
+        record.why = "inputs, settings, code and seed are those of a finished step" if reused else self._why(record)
         self.say(f"\n[{section}] {name}: {'reused' if reused else record.why}")
         self.ledger.save(record)
-        if not reused:
-            self._carry_out(section, step, record)
-        self.identities[name] = identity
-        self.folders[name] = self.store.get(identity)
-        saved = json.loads((self.folders[name] / RECEIPT).read_text())
-        record.receipt, record.cost = saved["receipt"], saved["cost"]
-        record.status = "reused" if reused else "done"
+        if reused:
+            self._finish(record, made=False)
+            return None
+        return record
+
+    def _finish(self, record: StepRecord, made: bool) -> None:
+        """Takes a step's artifact in use and records what it says."""
+        if not made and record.status != "reused":
+            record.why = "another run made it while this one waited"
+        self.identities[record.name] = record.identity
+        self.folders[record.name] = self.store.get(record.identity)
+        saved = json.loads((self.folders[record.name] / RECEIPT).read_text())
+        lost = [why for why in self.pool.tally.lost if why.startswith(f"step {record.name}:")]
+        record.receipt, record.cost = saved["receipt"], {**saved["cost"], **({"workers_lost": lost} if lost else {})}
+        record.status = "done" if made else "reused"
         self.ledger.save(record)
-        self._say_receipt(record)
+        self._say_receipt(record, together=made and not isinstance(self.pool, Local))
 
     def _why(self, record: StepRecord) -> str:
         """Why a step runs: what differs from the newest finished step of the same name and recipe."""
@@ -206,39 +317,28 @@ class _Runner:
                     return f"runs: changed since {run.id}: {', '.join(changed)}" if changed else "runs: its artifact is gone"
         return "runs: the first time"
 
-    def _carry_out(self, section: str, step: Any, record: StepRecord) -> None:
-        started = time.perf_counter()
-        checkpoint = self.store.checkpoints(record.identity)
+    def _carry_out(self, section: str, step: Any, record: StepRecord) -> bool:
+        """Makes the step's artifact; ``False`` if another run, which was at it already, made it."""
         inputs = Inputs(self.recipe, self.folders, self.stages(step) if section == "measure" else ())
-
-        def write(folder: Path) -> None:
-            if section == "base":
-                receipt = make_base(self.recipe, inputs, folder)
-            else:
-                receipt = carry_out(section, step, inputs, folder, checkpoint)
-            cost = {
-                "seconds": round(time.perf_counter() - started, 2),
-                "peak_memory_mib": peak_memory_mib(),
-                **receipt.pop("cost", {}),
-            }
-            (folder / RECEIPT).write_text(
-                json.dumps({"receipt": receipt, "cost": cost, "step": record.name}, indent=1, default=str)
-            )
-
         try:
-            self.store.put(record.identity, write)
+            return make_artifact(self.store, record.identity, section, step, inputs, record.name)
         except BaseException as error:
-            record.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.receipt = {"error": f"{type(error).__name__}: {error}"}
-            self.ledger.save(record)
+            self._record_failure(record, error)
             raise
-        shutil.rmtree(checkpoint, ignore_errors=True)
 
-    def _say_receipt(self, record: StepRecord) -> None:
+    def _record_failure(self, record: StepRecord, error: BaseException) -> None:
+        record.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        record.receipt = {"error": f"{type(error).__name__}: {error}"}
+        with in_passing():
+            self.ledger.save(record)
+
+    def _say_receipt(self, record: StepRecord, together: bool) -> None:
         from whet.run.show import receipt_lines
 
-        for line in receipt_lines(record.receipt, record.cost):
-            self.say(f"  {line}")
+        lines = [f"  {line}" for line in receipt_lines(record.receipt, record.cost)]
+        # Steps that run side by side end in any order, far from the line that announced them.
+        for line in [f"\n[{record.section}] {record.name}: {record.status}", *lines] if together else lines:
+            self.say(line)
 
     def _copy_out(self, report: Path, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
@@ -249,12 +349,42 @@ class _Runner:
         return out / report.name
 
 
+def make_artifact(store: Store, identity: str, section: str, step: Any, inputs: Inputs, name: str) -> bool:
+    """Carries a step out into the store; ``False`` if another run, which was at it already, made the artifact."""
+    made: list[str] = []
+    started = time.perf_counter()
+
+    def write(folder: Path) -> None:
+        made.append(identity)
+        pool = current()
+        before = replace(pool.tally, lost=list(pool.tally.lost))
+        if section == "train":
+            call_others(world(), step.name, inputs.folders, store.checkpoints(identity))
+        if section == "base":
+            receipt = make_base(inputs.recipe, inputs, folder)
+        else:
+            receipt = carry_out(section, step, inputs, folder, store.checkpoints(identity))
+        cost = {
+            "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_mib": peak_memory_mib(),
+            **receipt.pop("cost", {}),
+        }
+        if pool.tally.items > before.items and not isinstance(pool, Local):
+            since = Tally(pool.tally.items - before.items, pool.tally.lost[len(before.lost) :])
+            cost["workers"] = {"on": pool.name, **since.summary()}
+        (folder / RECEIPT).write_text(json.dumps({"receipt": receipt, "cost": cost, "step": name}, indent=1, default=str))
+
+    store.put(identity, write)
+    return bool(made)
+
+
 def _uses_base(section: str, step: Any) -> bool:
     if section == "base":
         return False
     fields = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
     if section == "data":
-        return bool(fields["synthesize"] or fields["select"]) and fields["model"] in (None, BASE)
+        uses = bool(fields["synthesize"] or fields["label"] or fields["select"]) and fields["model"] in (None, BASE)
+        return uses or fields["reference"] == BASE
     if section == "edit":
         return fields["base"] in (None, BASE)
     return section in ("train", "quantize", "export") and fields["model"] in (None, BASE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from whet.errors import StoreError
 from whet.recipe import MODEL_SECTIONS
+from whet.run.alive import note, settle
 from whet.run.ledger import Ledger
 from whet.run.store import Store
 
@@ -40,26 +41,46 @@ def number(value: Any) -> str:
 
 def show_all() -> tuple[list[dict[str, Any]], str]:
     """All runs, newest first, as data and as text."""
-    runs = _ledger().runs()
-    data = [{"run": r.id, "recipe": r.recipe, "status": r.status, "started": r.started, "steps": len(r.steps)} for r in runs]
-    text = "\n".join(f"{r.id}  {r.status:<8} {len(r.steps):>3} steps  {r.started:%Y-%m-%d %H:%M}" for r in runs)
+    ledger = _settled()
+    runs, forgotten = ledger.runs(), ledger.forgotten()
+    data = [
+        {
+            "run": r.id,
+            "recipe": r.recipe,
+            "status": r.status,
+            "started": r.started,
+            "steps": len(r.steps),
+            "forgotten": r.id in forgotten,
+        }
+        for r in runs
+    ]
+    text = "\n".join(
+        f"{r.id}  {r.status:<11} {len(r.steps):>3} steps  {r.started:%Y-%m-%d %H:%M}{'  forgotten' if r.id in forgotten else ''}"
+        for r in runs
+    )
     return data, text or "no runs yet; try: whet run quickstart"
 
 
 def show_run(reference: str) -> tuple[dict[str, Any], str]:
     """One run with its steps, as data and as text."""
-    run = _ledger().run(reference)
+    run = _settled().run(reference)
+    about = note(Store.open(), run)
     steps = sorted(run.steps, key=lambda s: s.position)
     data = {
         "run": run.id,
         "recipe": run.recipe,
         "status": run.status,
+        "note": about,
         "seed": run.seed,
         "versions": run.versions,
         "machine": run.machine,
         "steps": [{c.key: getattr(s, c.key) for c in s.__table__.columns if c.key != "run_id"} for s in steps],
     }
-    lines = [f"{run.id}  {run.status}", "versions: " + _short(run.versions), "machine: " + _short(run.machine)]
+    lines = [
+        f"{run.id}  {run.status}" + (f" ({about})" if about else ""),
+        "versions: " + _short(run.versions),
+        "machine: " + _short(run.machine),
+    ]
     for step in steps:
         lines += ["", f"[{step.section}] {step.name}  {step.status}  {step.identity}", f"  {step.why}"]
         lines += [f"  {line}" for line in receipt_lines(step.receipt, step.cost)]
@@ -85,6 +106,13 @@ def find_model_folder(reference: str) -> Path:
             f"run {run.id} has no finished stage {stage or 'with a model'!r}; it has: {', '.join(s.name for s in made) or 'none'}"
         )
     return Store.open().get(chosen[-1].identity)
+
+
+def _settled() -> Ledger:
+    """The ledger, in which runs whose process is gone are no longer running."""
+    ledger = _ledger()
+    settle(Store.open(), ledger)
+    return ledger
 
 
 def _ledger() -> Ledger:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet import parts
+from whet.data.tables import TEXT_COLUMNS
 from whet.errors import RecipeError
 from whet.model import Model
 from whet.recipe import (
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 Receipt = dict[str, Any]
 MODEL, ROWS, ADAPTER = "model", "rows", "adapter"
+TOO_LONG = ("prompts over the context", "rows over the context", "contexts cut at the left")
+"""Counts in the tasks' receipts of what did not fit the model's context."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,12 @@ class Inputs:
     stages: Sequence[str] = ()
 
     def model_folder(self, stage: str | None) -> Path | str:
-        """A stage's model folder; for the recipe's model, what the recipe names."""
+        """A stage's model folder; for a model that no step made, what the recipe names."""
         stage = stage or BASE
         if stage == BASE and isinstance(self.recipe.model, str):
             return self.recipe.model
+        if stage in self.recipe.models:
+            return self.recipe.models[stage]
         return self.folders[stage] / MODEL
 
     def model(self, stage: str | None) -> Model:
@@ -64,13 +70,9 @@ def carry_out(section: str, step: Any, inputs: Inputs, folder: Path, checkpoint:
     """Carries one step out into an empty folder and returns its receipt; ``cost`` in it holds tokens and FLOPs."""
     if section in MODEL_SECTIONS and section != "edit":
         return _model_step(section, step, inputs, folder, checkpoint)
-    plain: dict[str, Callable[[Any, Inputs, Path], Receipt]] = {
-        "data": _data_step,
-        "edit": _edit_step,
-        "measure": _measure_step,
-        "export": _export_step,
-    }
-    return plain[section](step, inputs, folder)
+    if section in ("data", "measure"):
+        return (_data_step if section == "data" else _measure_step)(step, inputs, folder, checkpoint)
+    return (_edit_step if section == "edit" else _export_step)(step, inputs, folder)
 
 
 def make_base(recipe: Recipe, inputs: Inputs, folder: Path) -> Receipt:
@@ -91,31 +93,57 @@ def make_base(recipe: Recipe, inputs: Inputs, folder: Path) -> Receipt:
     return {"weights": model.parameters, "vocabulary": len(model.tokenizer), "dtype": str(model.network.dtype)}
 
 
-def make_data(step: DataStep, rows: Dataset | None, model: Callable[[], Model], seed: int) -> tuple[Dataset, Receipt]:
-    """The rows of a data step: drawn from its source (or given), then synthesized and selected."""
+def make_data(step: DataStep, rows: Dataset | None, stage: Callable[[str | None], Model], seed: int) -> tuple[Dataset, Receipt]:
+    """The rows of a data step: drawn from its source (or given), then synthesized, labelled and selected.
+
+    ``stage`` opens the model of a stage, the recipe's own for ``None``. The receipt's ``cost`` counts the models' passes.
+    """
     from whet.data.context import Context
 
     source = step.source
     data = source(step.split) if source is not None else rows
     assert data is not None
     receipt: Receipt = {"rows_in": len(data)}
-    working = model() if step.synthesize or step.select else None
-    for part in (*step.synthesize, *step.select):
-        context, before = Context(working, seed), data
+    passes = (*step.synthesize, *step.label, *step.select)
+    working = stage(step.model) if passes else None
+    reference = stage(step.reference) if passes and step.reference else None
+    cost: dict[str, float] = {}
+    for part in passes:
+        context, before = Context(working, seed, reference=reference), data
         data = part(data, context)
         if part in step.select and len(data) == len(before):
             idle = f"select {parts.effective(part)['name']}: left out none of {len(data)} rows"
             receipt["without_effect"] = [*receipt.get("without_effect", ()), idle]
         receipt[parts.effective(part)["name"]] = {**context.receipt, "rows": len(data)}
+        cost |= {key: cost.get(key, 0) + value for key, value in context.cost.items()}
+    if "group" in data.column_names:
+        receipt["counts"] = {"group": dict(Counter(map(str, data["group"])))}
+    if cost:
+        receipt["cost"] = cost
+    if empty := _empty_cells(data):
+        receipt["empty_cells"] = empty
     receipt |= {"rows_out": len(data), "columns": list(data.column_names), "source": getattr(source, "receipt", {})}
     if not len(data):
         raise RecipeError(f"data step {step.name!r} ends with no rows; its receipt: {receipt}")
     return data, receipt
 
 
-def _data_step(step: DataStep, inputs: Inputs, folder: Path) -> Receipt:
+def _empty_cells(data: Dataset) -> dict[str, int]:
+    """How many cells of each text column are null or blank, for the columns that have any."""
+    counts = {
+        name: sum(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in data[name])
+        for name in data.column_names
+        if name in TEXT_COLUMNS
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _data_step(step: DataStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
+    from whet.generate.kept import kept_in
+
     rows = inputs.dataset(step.data) if step.data else None
-    data, receipt = make_data(step, rows, lambda: inputs.model(step.model), inputs.recipe.seed)
+    with kept_in(checkpoint):
+        data, receipt = make_data(step, rows, inputs.model, inputs.recipe.seed)
     data.save_to_disk(str(folder / ROWS))
     return receipt
 
@@ -129,7 +157,7 @@ def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoin
             shutil.copytree(receipt["adapter_folder"], folder / ADAPTER)
             receipt["adapter_folder"] = ADAPTER
     else:
-        made, receipt = quantize_model(step, model, rows, inputs.recipe.seed)
+        made, receipt = quantize_model(step, model, rows, inputs.recipe.seed, checkpoint)
     lineage = {"section": section, "recipe": inputs.recipe.name, "receipt": {k: v for k, v in receipt.items() if k != "curve"}}
     save_model(made.with_lineage(lineage, step.name, [model]), folder / MODEL)
     return receipt
@@ -137,25 +165,31 @@ def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoin
 
 def train_model(step: TrainStep, model: Model, rows: Any, seed: int, checkpoint: Path | None) -> tuple[Model, Receipt]:
     """Trains a model on rows as the step says."""
+    from whet.train.distributed import world
     from whet.train.run import train
 
-    return train(
-        model,
-        rows,
-        objective=objectives(step.objective),
-        format=step.format,
-        adapter=step.adapter,
-        optimizer=step.optimizer,
-        schedule=step.schedule,
-        reward=step.reward,
-        rollouts=step.rollouts,
-        settings=step.settings,
-        seed=seed,
-        checkpoint=checkpoint,
-    )
+    with world().together(lambda: f"in step {step.name!r}; the same command goes on from its last checkpoint"):
+        return train(
+            model,
+            rows,
+            objective=objectives(step.objective),
+            format=step.format,
+            adapter=step.adapter,
+            optimizer=step.optimizer,
+            schedule=step.schedule,
+            reward=step.reward,
+            rollouts=step.rollouts,
+            settings=step.settings,
+            seed=seed,
+            checkpoint=checkpoint,
+            validate=step.validate,
+            validations=step.validations,
+        )
 
 
-def quantize_model(step: QuantizeStep, model: Model, rows: Any, seed: int) -> tuple[Model, Receipt]:
+def quantize_model(
+    step: QuantizeStep, model: Model, rows: Any, seed: int, checkpoint: Path | None = None
+) -> tuple[Model, Receipt]:
     """Quantizes a model; the step's rows calibrate."""
     from whet.quantize.pipeline import quantize
     from whet.quantize.settings import QuantizeSettings
@@ -164,7 +198,7 @@ def quantize_model(step: QuantizeStep, model: Model, rows: Any, seed: int) -> tu
     settings = {f.name: getattr(QuantizeSettings(**given), f.name) for f in dataclasses.fields(QuantizeSettings)}
     count = settings.pop("rows")
     calibration = token_rows(model, rows, count) if rows is not None else ()
-    return quantize(model, calibration, seed=seed, name=step.name, **settings)
+    return quantize(model, calibration, seed=seed, name=step.name, checkpoint=checkpoint, **settings)
 
 
 def token_rows(model: Model, rows: Any, count: int) -> list[list[int]]:
@@ -230,8 +264,8 @@ class _stage_folders:
         shutil.rmtree(self._links)
 
 
-def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path) -> Receipt:
-    results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder)
+def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
+    results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder, checkpoint)
     found = compare_stages(results, {**parents(inputs.recipe), **step.against}, folder)
     written = sum(
         int(r.receipt.get("generated_tokens", 0)) + int(r.receipt.get("prompt_tokens", 0)) for rs in results.values() for r in rs
@@ -242,7 +276,16 @@ def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path) -> Receipt:
     }
     verdicts = [f"{c.second} against {c.first} on {c.task}: {c.verdict}" for c in found]
     ended = {r.model: r.receipt["ended"] for rs in results.values() for r in rs if "ended" in r.receipt}
-    return {**scores, "verdicts": verdicts, "ended_by_themselves": ended, "cost": {"tokens": written}}
+    too_long = {
+        f"{r.model}, {key}": r.receipt[key] for rs in results.values() for r in rs for key in TOO_LONG if r.receipt.get(key)
+    }
+    return {
+        **scores,
+        **({"too_long": too_long} if too_long else {}),
+        "verdicts": verdicts,
+        "ended_by_themselves": ended,
+        "cost": {"tokens": written},
+    }
 
 
 def parents(recipe: Recipe) -> dict[str, str]:

@@ -1,91 +1,124 @@
-"""``whet store``: how much lies in the store, and whether every artifact is still what was written."""
+"""``whet store verify`` and ``du``: whether every artifact is still what was written, and how much lies in the store."""
 
 from __future__ import annotations
 
-import json
+import datetime as dt
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from whet.run.ledger import Ledger
-from whet.run.store import MANIFEST, Store, manifest
-from whet.run.store_lock import locked
+from whet.run.manifest import MANIFEST, differences, from_bytes, manifest
+from whet.run.store import Store, identity_of
+from whet.run.store_lock import is_free
+from whet.run.store_remote import Damaged, Remote
 
 Finding = dict[str, str]
 
+UPLOAD = dt.timedelta(days=1)
+"""Age of the newest file from which an upload without a pointer counts as given up."""
 
-def verify_store(store: Store | None = None) -> tuple[list[Finding], str]:
+
+def verify_store(store: Store | None = None, remote: bool = False) -> tuple[list[Finding], str]:
     """Reads every file in the store's folder again and compares it with its artifact's manifest.
 
-    Of a remote store it reads the copies on this machine.
+    Args:
+        store: default: the one of ``$WHET_HOME``.
+        remote: also reads every file of a remote store over the network; without it, their names and sizes are compared.
 
     Returns:
-        rows ``problem`` (``damaged``, ``missing``, ``extra`` or ``leftover``), ``artifact``, ``file``; and the text. No rows:
-        all is well.
+        rows ``problem`` (``damaged``, ``missing``, ``extra``, ``leftover``, or ``waiting``: not uploaded yet), ``artifact``,
+        ``file``; and the text. No rows: all is well.
     """
     store = store or Store.open()
-    found = [row for identity in store.identities() for row in _examine(store.scratch / "artifacts" / identity)]
-    found += [{"problem": "leftover", "artifact": path.name, "file": str(path)} for path in _leftovers(store)]
-    lines = [f"  {r['problem']}: artifact {r['artifact']}: {r['file']}" for r in found]
-    head = f"{store.scratch}: {len(list(store.identities()))} artifacts read, "
-    return found, "\n".join([head + (f"{len(found)} problems" if found else "all as they were written"), *lines])
+    identities = list(store.identities())
+    found = [row for identity in identities for row in _examine(store.scratch / "artifacts" / identity)]
+    found += [_finding("leftover", path.name, str(path)) for path in _leftovers(store)]
+    lines = [f"{store.scratch}: {len(identities)} artifacts read"]
+    if store.remote:
+        rows, line = _verify_remote(store.remote, remote)
+        found += [_finding("waiting", identity_of(path), str(path)) for path in _waiting(store)] + rows
+        lines.append(line)
+    lines.append(f"{len(found)} problems" if found else "all as they were written")
+    return found, "\n".join([*lines, *(f"  {r['problem']}: artifact {r['artifact']}: {r['file']}" for r in found)])
+
+
+def _finding(problem: str, artifact: str, file: str) -> Finding:
+    return {"problem": problem, "artifact": artifact, "file": file}
 
 
 def _examine(folder: Path) -> Iterator[Finding]:
-    actual = manifest(folder)
     try:
-        written = json.loads((folder / MANIFEST).read_bytes())
-        expected = {name: (about["bytes"], about["sha256"]) for name, about in written.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        yield {"problem": "damaged", "artifact": folder.name, "file": MANIFEST}
+        written = from_bytes((folder / MANIFEST).read_bytes())
+    except ValueError:
+        yield _finding("damaged", folder.name, MANIFEST)
         return
-    for name in sorted({*expected, *actual}):
-        about = actual.get(name)
-        now = about and (about["bytes"], about["sha256"])
-        if now != expected.get(name):
-            problem = "missing" if now is None else "damaged" if name in expected else "extra"
-            yield {"problem": problem, "artifact": folder.name, "file": name}
+    for problem, name in differences(written, manifest(folder)):
+        yield _finding(problem, folder.name, name)
+
+
+def _verify_remote(remote: Remote, read: bool) -> tuple[list[Finding], str]:
+    identities = remote.identities()
+    found = [_finding(problem, i, file) for i in identities for problem, file in remote.examine(i, read)]
+    limit = dt.datetime.now(dt.timezone.utc) - UPLOAD
+    for (identity, key), upload in remote.uploads().items():
+        try:
+            pointer = remote.pointer(identity)
+        except Damaged:
+            continue
+        if (pointer is None or pointer.key != key) and upload.newest and upload.newest < limit:
+            found.append(_finding("leftover", identity, f"{remote.shown}/content/{identity}/{key}"))
+    how = "artifacts read" if read else "artifacts compared by names and sizes (--remote reads them)"
+    return found, f"{remote.shown}: {len(identities)} {how}"
 
 
 def _leftovers(store: Store) -> Iterator[Path]:
     """What killed runs left: folders aside whose writer is gone, folders without manifest, checkpoints of finished steps."""
     artifacts = store.scratch / "artifacts"
     for path in sorted(artifacts.iterdir()):
-        identity = path.name.removeprefix(".new-").rpartition("-")[0] if path.name.startswith(".new-") else path.name
-        if not (path / MANIFEST).is_file() and _idle(store, identity or path.name):
+        aside = path.name.startswith((".new-", ".gone-")) or not (path / MANIFEST).is_file()
+        if aside and is_free(store.lock(identity_of(path))):
             yield path
     for path in sorted((store.scratch / "checkpoints").iterdir()):
-        if (artifacts / path.name / MANIFEST).is_file() and _idle(store, path.name):
+        if (artifacts / path.name / MANIFEST).is_file() and is_free(store.lock(path.name)):
             yield path
 
 
-def _idle(store: Store, identity: str) -> bool:
-    """Whether no run is making the artifact at this moment."""
-    with locked(store.scratch / "locks" / identity, wait=False) as held:
-        return held
+def _waiting(store: Store) -> Iterator[Path]:
+    """Artifacts whose upload failed or was killed; the next run that uses them uploads them."""
+    for path in sorted((store.scratch / "artifacts").glob(".upload-*")):
+        if (path / MANIFEST).is_file() and is_free(store.lock(identity_of(path))):
+            yield path
 
 
 def store_sizes(store: Store | None = None, ledger: Ledger | None = None) -> tuple[dict[str, Any], str]:
-    """Bytes in the store's folder by the kind of step and by run; an artifact of several runs counts for each."""
+    """Bytes in the store's folder by the kind of step and by run; an artifact of several runs counts for each.
+
+    Of a remote store the folder holds copies; ``remote`` is what lies there, ``None`` without one.
+    """
     store = store or Store.open()
     ledger = ledger or Ledger.beside(store.scratch)
     sizes = {identity: _bytes(store.scratch / "artifacts" / identity) for identity in store.identities()}
     runs = ledger.runs()
     kinds = {step.identity: step.section for run in runs for step in run.steps}
-    by_kind: dict[str, int] = {}
+    by_kind: Counter[str] = Counter()
     for identity, size in sizes.items():
-        kind = kinds.get(identity, "in no run")
-        by_kind[kind] = by_kind.get(kind, 0) + size
+        by_kind[kinds.get(identity, "in no run")] += size
     by_run = {run.id: sum(sizes.get(i, 0) for i in {s.identity for s in run.steps}) for run in runs}
     data = {
         "artifacts": sum(sizes.values()),
         "checkpoints": _bytes(store.scratch / "checkpoints"),
         "reports": _bytes(store.scratch / "runs"),
-        "kinds": by_kind,
+        "remote": sum(upload.size for upload in store.remote.uploads().values()) if store.remote else None,
+        "kinds": dict(by_kind),
         "runs": by_run,
     }
     places = {key: data[key] for key in ("artifacts", "checkpoints", "reports")}
-    return data, "\n".join([str(store.scratch), *_table(places), "by kind", *_table(by_kind), "by run", *_table(by_run)])
+    lines = [str(store.scratch), *_table(places), "by kind", *_table(by_kind), "by run", *_table(by_run)]
+    if store.remote:
+        lines += [store.remote.shown, *_table({"artifacts": data["remote"]})]
+    return data, "\n".join(lines)
 
 
 def _bytes(folder: Path) -> int:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from whet.data.example import Batch
 from whet.errors import ModelError
-from whet.train.probe import backbone_and_head, inner, keeps_rows_apart
+from whet.train.probe import backbone_and_head, inner, keeps_rows_apart, shares_stems, tree_mask
 
 LOGIT_BYTES = 256 << 20
 """Logits above this size are computed in pieces and again in the backward pass."""
@@ -46,7 +46,8 @@ class HFPolicy:
 
     ``compute`` is the format of the products (``float32``: no casting). ``temperature`` divides the logits: log-probabilities
     are then those of a sampler at that temperature. ``value_head`` maps the last hidden state to one number.
-    ``shares_packs`` says whether the network keeps packed rows apart, as found by a probe; pass it to ``pack``.
+    ``shares_packs`` says whether the network keeps packed rows apart, ``shares_stems`` whether rows may also share their
+    beginning, as found by probes; pass both to ``pack``.
     """
 
     network: nn.Module
@@ -55,7 +56,8 @@ class HFPolicy:
     value_head: nn.Linear | None = None
     work: Work = field(default_factory=Work)
     shares_packs: bool = field(init=False)
-    _parts: tuple[nn.Module, nn.Module] | None = field(init=False, repr=False)
+    shares_stems: bool = field(init=False)
+    _parts: tuple[Any, nn.Module] | None = field(init=False, repr=False)
     _cache: _Cache = field(init=False, repr=False, default_factory=_Cache)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class HFPolicy:
             raise ValueError(f"temperature is {self.temperature}: log-probabilities need one above 0")
         self._parts = backbone_and_head(self.network)
         self.shares_packs = keeps_rows_apart(self.network)
+        self.shares_stems = self.shares_packs and shares_stems(self.network)
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +80,16 @@ class HFPolicy:
     def pad_token(self) -> int | None:
         """The configuration's pad token."""
         return getattr(inner(self.network).config, "pad_token_id", None)
+
+    @property
+    def backbone(self) -> nn.Module | None:
+        """What gives the last hidden states, where the logits are exactly the output layer's of them."""
+        return self._parts[0] if self._parts is not None else None
+
+    def run_backbone_by(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        """Calls ``function`` from now on in place of the backbone, with the same inputs, for the last hidden states."""
+        assert self._parts is not None
+        self._parts = (function, self._parts[1])
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each label, float32 [N, S], 0 where nothing is trained."""
@@ -139,7 +152,10 @@ class HFPolicy:
         positions = batch.input_ids.numel()
         self.work.forward += positions
         self.work.backward += positions if grad else 0
-        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+        if batch.stem is not None:
+            products = next(self.network.parameters()).dtype if self.compute is torch.float32 else self.compute
+            inputs["attention_mask"] = tree_mask(batch.row, batch.stem, products)
         with self._autocast():
             if self._parts is not None:
                 self._cache = _Cache(batch, grad, hidden=self._parts[0](**inputs)[0])

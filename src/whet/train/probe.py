@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whet.generate.cache import takes_full_mask
+
 
 def inner(network: Any) -> Any:
     """The ``transformers`` module itself, out of a PEFT wrapper whose layers were replaced in place."""
@@ -71,6 +73,33 @@ def keeps_rows_apart(network: nn.Module) -> bool:
     tolerance = 1e-4 if next(network.parameters()).dtype is torch.float32 else 3e-2
     scale = float(alone.abs().max())
     return bool((packed - changed).abs().max() <= 1e-6 * scale and (packed - alone).abs().max() <= tolerance * scale)
+
+
+def shares_stems(network: nn.Module) -> bool:
+    """Whether rows may share their beginning, told apart by a mask: each must come out as it does alone."""
+    if not takes_full_mask(inner(network)):
+        return False
+    stem, ends = _tokens(network, 1, 3)[0], _tokens(network, 3, 3)[1:]
+    ids = torch.cat([stem, ends[0], ends[1]])[None]
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4, 5]], device=ids.device)
+    row = torch.tensor([[-1, -1, -1, 0, 0, 0, 1, 1, 1]], device=ids.device)
+    dtype = next(network.parameters()).dtype
+    with _evaluating(network):
+        mask = tree_mask(row, torch.zeros_like(row), dtype)
+        shared = network(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[0, 6:].float()
+        alone = network(input_ids=torch.cat([stem, ends[1]])[None], use_cache=False).logits[0, 3:].float()
+    tolerance = 1e-4 if dtype is torch.float32 else 3e-2
+    return bool((shared - alone).abs().max() <= tolerance * float(alone.abs().max()))
+
+
+def tree_mask(row: Tensor, stem: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask [N, 1, S, S] of a batch whose rows share beginnings; see :class:`whet.data.example.Batch`.
+
+    A position sees what stands before it in its own row, and the beginning that its tree shares.
+    """
+    same_tree = stem[:, :, None] == stem[:, None, :]
+    seen = same_tree & ((row[:, :, None] == row[:, None, :]) | (row[:, None, :] < 0))
+    return torch.zeros(seen.shape, dtype=dtype, device=row.device).masked_fill_(~seen.tril_(), -torch.inf)[:, None]
 
 
 def _prompt_tuned(network: Any) -> bool:

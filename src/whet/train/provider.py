@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class Provider(Protocol):
     """Gives the examples of each optimizer step, and can save and restore what that depends on.
 
-    A provider may also have ``steps_for(epochs, tokens) -> int`` and a ``receipt`` (a mapping or a dataclass).
+    A provider may also have ``steps_for(epochs, tokens) -> int``, a ``receipt`` (a mapping or a dataclass), and
+    ``reads_model(step) -> bool``: whether that step looks at the model's weights. If several processes train, gathering them
+    is spared where it does not.
     """
 
     def examples(self, step: int, model: Model) -> list[Example]: ...
@@ -64,6 +66,10 @@ class FixedExamples:
     def examples(self, step: int, model: Model | None = None) -> list[Example]:
         """The step's examples; ``unit`` numbers the units within the step."""
         return [replace(e, unit=k) for k, index in enumerate(self.indices(step)) for e in self.units[index]]
+
+    def reads_model(self, step: int) -> bool:
+        """Never: the units are fixed."""
+        return False
 
     def indices(self, step: int) -> list[int]:
         """Which units step ``step`` (from 0) has; no unit comes twice within an epoch.

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepLog:
-    """One optimizer step: ``loss`` of the whole step, the objective's ``terms``, the gradient's norm before clipping, ``lr``,
+    """One optimizer step of ``steps`` (``None``: a budget decides): ``loss`` of the whole step, the objective's ``terms``, the gradient's norm before clipping, ``lr``,
     input ``tokens`` and ``trained`` tokens, ``seconds``.
     """
 
     step: int
-    steps: int
+    steps: int | None
     loss: float
     terms: Mapping[str, float]
     gradient_norm: float
@@ -45,6 +45,7 @@ class Meter:
     tokens: int = 0
     trained_tokens: int = 0
     positions: int = 0
+    shared_tokens: int = 0
     packs: int = 0
     micro_batches: int = 0
     clipped_steps: int = 0
@@ -52,6 +53,7 @@ class Meter:
     forward: int = 0
     backward: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
 
 
 def flops(weights: int, trained: int, work: Work, recomputed: bool) -> float:
@@ -93,14 +95,30 @@ def _plain(value: Any) -> Any:
     return asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
 
 
+def _spread(training: Training) -> dict[str, Any]:
+    """How several processes shared the work; ``tokens_per_rank`` since the run was last continued. Nothing for one process."""
+    world = training.world
+    if world.size == 1:
+        return {}
+    return {
+        "processes": {
+            "world_size": world.size,
+            "backend": world.backend,
+            "sharding": "weights, gradients and optimizer state by rows (FSDP2); gradients summed in float32",
+            "tokens_per_rank": world.gather(training.own_tokens),
+            "peak_memory_bytes_per_rank": world.gather(peak_memory(training.policy.device)),
+        }
+    }
+
+
 def receipt_of(training: Training, attention: str) -> dict[str, Any]:
     """The receipt of a finished run; ``attention`` names the attention code it used."""
-    network, meter, work = training.policy.network, training.meter, training.policy.work
+    network, meter, work = training.policy.network, training.meter, training.work()
     weights, trained = sum(p.numel() for p in network.parameters()), sum(p.numel() for _, p in training.parameters)
-    counted = {k: v for k, v in asdict(meter).items() if k not in ("curve", "forward", "backward")}
+    counted = {k: v for k, v in asdict(meter).items() if k not in ("curve", "validation", "forward", "backward")}
     receipt = {
         **counted,
-        "padding_share": 1 - meter.tokens / max(1, meter.positions),
+        "padding_share": 1 - (meter.tokens - meter.shared_tokens) / max(1, meter.positions),
         "dropped": asdict(training.dropped),
         "dtypes": {**dtypes(network, training.precision.compute, training.optimizer), "result": str(training.start_dtype)[6:]},
         "precision_reason": training.precision.reason,
@@ -113,6 +131,7 @@ def receipt_of(training: Training, attention: str) -> dict[str, Any]:
         "defaults": training.settings.defaults(),
         **{name: training.identity[name] for name in ("objective", "adapter", "optimizer", "temperature")},
         "resumed_at": training.resumed_at,
+        **_spread(training),
         "cost": {
             "tokens": meter.tokens,
             "flops": flops(weights, trained, work, training.settings.gradient_checkpointing),
@@ -120,6 +139,7 @@ def receipt_of(training: Training, attention: str) -> dict[str, Any]:
             "peak_memory_bytes": peak_memory(training.policy.device),
         },
         "curve": meter.curve,
+        **({"validation": meter.validation} if meter.validation else {}),
     }
     given = getattr(training.provider, "receipt", None)
     if given is not None:

@@ -4,6 +4,9 @@ One *rollout* takes the next prompts of the schedule, samples ``group_size`` com
 scores them, lets the objective turn rewards into advantages over whole groups, and is then used for ``epochs_per_rollout``
 passes in ``minibatches`` optimizer steps each. Old log-probabilities are the sampler's own and stay fixed meanwhile.
 
+If several processes train (:mod:`whet.train.distributed`), each samples and scores its share of the prompts, and all get all
+of the rows. The engine needs whole weights: each process holds a full copy of the network while it samples.
+
 Everything random comes from (seed, number of the prompt drawn), so a rollout depends on the model and the state only; the
 state (:meth:`RolloutProvider.state`) holds the position in the schedule and the rollout in use, and resuming goes on inside it.
 
@@ -24,9 +27,10 @@ from annotated_types import Ge, Gt
 from whet.data.example import Example
 from whet.errors import RecipeError, WhetError
 from whet.generate.completion import Completion, Sampling
-from whet.generate.engine import generate
+from whet.generate.kept import generate_in_blocks
 from whet.generate.scoring import Reward, score
 from whet.train.advantages import EQUAL, has_signal, with_step_counts
+from whet.train.distributed import world
 from whet.train.objective import RolloutObjective
 from whet.train.prompt_stream import Prompt, PromptStream
 from whet.train.rollout_receipt import RolloutReceipt
@@ -49,7 +53,8 @@ class RolloutSettings:
     ``temperature``: must be the one that the policy's log-probabilities are computed at. ``reward_scale``: what a reward of
     1 counts. ``unfinished_reward``: what a completion gets that was cut at ``max_new_tokens``, whatever its text (default:
     its own reward). ``resample_rounds``: how often a rollout looks for fresh prompts in place of groups without signal, where
-    the objective wants that. ``patience``: rollouts in a row without any signal after which training stops.
+    the objective wants that. ``block``: prompts that are sampled together, and which another worker can take (default: by what
+    the engine holds at once). ``patience``: rollouts in a row without any signal after which training stops.
     """
 
     prompts: Positive = 16
@@ -64,9 +69,12 @@ class RolloutSettings:
     resample_rounds: Annotated[int, Ge(0)] = 4
     patience: Positive = 20
     batch_tokens: Positive = 32768
+    block: Positive | None = None
     system: str | None = None
 
     def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise RecipeError("rollouts.stop holds an empty string, which would end every completion at once; remove it")
         if self.minibatches > self.prompts:
             raise RecipeError(
                 f"rollouts.minibatches {self.minibatches}: must be at most 'prompts' ({self.prompts}), one group each"
@@ -144,14 +152,23 @@ class RolloutProvider:
             DataError: a row that cannot be used; names it.
         """
         inner = step % self.settings.steps_per_rollout
-        if inner == 0 or not self._buffer:
+        if self.reads_model(step):
             self._buffer = self._rollout(step, model)
         return with_step_counts(self._minibatch(inner))
+
+    def reads_model(self, step: int) -> bool:
+        """Whether the step samples a new rollout."""
+        return step % self.settings.steps_per_rollout == 0 or not self._buffer
 
     @property
     def receipt(self) -> dict[str, Any]:
         """What was sampled and what of it was of use: see :class:`whet.train.rollout_receipt.RolloutReceipt`."""
         return self.counts.summary()
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that sampling has read and written."""
+        return self.counts.prefill_tokens + self.counts.decode_tokens
 
     def state(self) -> dict[str, Any]:
         """What resuming needs, as plain data that JSON can hold."""
@@ -233,8 +250,19 @@ class RolloutProvider:
         return [[_valued(e, group_size=_members(group)) for e in group] for group in groups]
 
     def _completions(self, model: Model, prompts: Sequence[Prompt], sampling: Sampling, size: int) -> list[list[Example]]:
+        ranks = world()
+        own = prompts[ranks.rank :: ranks.size]
+        groups: list[Any] = [None] * len(prompts)
+        for rank, share in enumerate(ranks.gather(self._share(model, own, sampling, size) if own else None)):
+            if share is not None:
+                self.counts.sampled(*share[0])
+                groups[rank :: ranks.size] = share[1]
+        return groups
+
+    def _share(self, model: Model, prompts: Sequence[Prompt], sampling: Sampling, size: int) -> tuple[Any, list[list[Example]]]:
+        """What the receipt counts, and one group of sampled rows per prompt."""
         engine: dict[str, Any] = {}
-        completions = generate(
+        completions = generate_in_blocks(
             model,
             [p.ids for p in prompts],
             sampling,
@@ -242,12 +270,13 @@ class RolloutProvider:
             seed=self.seed,
             keys=[p.key for p in prompts],
             batch_tokens=self.settings.batch_tokens,
+            block=self.settings.block,
             receipt=engine,
         )
         scores = score(self.reward, [prompts[c.prompt].row for c in completions], [c.text for c in completions])
-        self.counts.sampled(engine, scores.failures, completions, scores.receipt.get("details"))
+        counted = engine, scores.failures, completions, scores.receipt.get("details")
         examples = [self._example(prompts[c.prompt], c, value) for c, value in zip(completions, scores.values)]
-        return [examples[i : i + size] for i in range(0, len(examples), size)]
+        return counted, [examples[i : i + size] for i in range(0, len(examples), size)]
 
     def _example(self, prompt: Prompt, completion: Completion, value: float) -> Example:
         settings, before, length = self.settings, len(prompt.ids), len(completion.ids)

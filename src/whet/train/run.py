@@ -7,18 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from whet import parts
 from whet.data.example import Example
 from whet.data.prepare import prepare
 from whet.model import Model, template_hash
 from whet.train.combine import combine
+from whet.train.distributed import world
 from whet.train.loop import fit
 from whet.train.policy import HFPolicy
+from whet.train.precision import attention_for
 from whet.train.provider import FixedExamples
 from whet.train.rollouts import RolloutProvider, RolloutSettings
 from whet.train.sampled import sampled_outputs
 from whet.train.settings import TrainSettings
 from whet.train.token_values import reader
+from whet.train.training import precision_of
+from whet.train.watching import watcher
 
 if TYPE_CHECKING:
     from whet.train.objective import Objective
@@ -42,6 +48,8 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_step: Callable[..., None] | None = None,
+    validate: Any = None,
+    validations: int = 8,
 ) -> tuple[Model, dict[str, Any]]:
     """Trains a copy of the model on dataset rows; the arguments are the fields of a recipe's train step.
 
@@ -56,6 +64,7 @@ def train(
         seed: of the order and of every random draw.
         checkpoint: folder of the checkpoints; a run found in it is continued.
         on_step: called with the log of each step.
+        validate: a task that measures the model ``validations`` times while it trains; see :mod:`whet.train.watching`.
 
     Returns:
         The trained model and its receipt (``curve`` holds every step, ``cost`` tokens and FLOPs, ``outputs`` what the model
@@ -76,12 +85,12 @@ def train(
             rows, parts.build("reward", reward), learner, sampling, schedule=schedule, seed=chosen.seed
         )
         if "reference" in combined.needs:
-            provider.bind(reference_logps=reference_reader(model, sampling.temperature))
+            provider.bind(reference_logps=reference_reader(model, sampling.temperature, precision_of(chosen, model).compute))
         temperature = sampling.temperature
     else:
         units, prepared = _units(model, rows, format or ("preference" if "pairs" in combined.needs else "chat"), chosen)
         if "reference" in combined.needs:
-            units = with_reference_logps(model, units)
+            units = with_reference_logps(model, units, precision_of(chosen, model).compute)
             prepared["reference_tokens"] = sum(len(e) for unit in units for e in unit)
         provider = FixedExamples(units, schedule, seed=chosen.seed, batch_size=chosen.batch_size)
     result = fit(
@@ -94,6 +103,8 @@ def train(
         temperature=temperature,
         checkpoint_folder=checkpoint,
         on_step=on_step,
+        already=int(prepared.get("reference_tokens", 0)),
+        watch=watcher(validate, validations) if validate is not None else None,
     )
     receipt = {"data": prepared, **result.receipt} if prepared else dict(result.receipt)
     receipt |= {"without_effect": idle} if (idle := _without_effect(settings, prepared)) else {}
@@ -114,32 +125,59 @@ def _without_effect(settings: Mapping[str, Any], prepared: Mapping[str, Any]) ->
 
 def _units(model: Model, rows: Any, format: Any, settings: TrainSettings) -> tuple[list[list[Example]], dict[str, Any]]:
     limit = settings.max_length or model.context or 1 << 30
-    return prepare(rows, parts.build("format", format), model.tokenizer, max_length=limit, overlong=settings.overlong)
+    return prepare(
+        rows,
+        parts.build("format", format),
+        model.tokenizer,
+        max_length=limit,
+        overlong=settings.overlong,
+        vocabulary=model.vocabulary,
+    )
 
 
-def reference_reader(model: Model, temperature: float = 1.0) -> Callable[[Sequence[Example]], list[list[float]]]:
-    """Reads the log-probabilities of the starting model, which training leaves as it is."""
-    policy = HFPolicy(model.network, temperature=temperature)
-    return reader(policy.logps, micro_tokens=SCORE_TOKENS, share=policy.shares_packs, device=policy.device)
+def reference_reader(
+    model: Model, temperature: float = 1.0, compute: torch.dtype = torch.float32
+) -> Callable[[Sequence[Example]], list[list[float]]]:
+    """Reads the log-probabilities of the starting model, which training leaves as it is.
+
+    ``compute``: the format of the products. In the format of training the policy begins exactly at its reference.
+    """
+    policy = HFPolicy(model.network, compute, temperature)
+    read = reader(
+        policy.logps,
+        micro_tokens=SCORE_TOKENS,
+        share=policy.shares_packs,
+        stems=policy.shares_stems,
+        device=policy.device,
+        world=world(),
+    )
+
+    def in_fast_attention(examples: Sequence[Example]) -> list[list[float]]:
+        with attention_for(model.network, compute, max(map(len, examples), default=0)):
+            numbers = read(examples)
+        policy.forget()
+        return numbers
+
+    return in_fast_attention
 
 
-def with_reference_logps(model: Model, units: Sequence[Sequence[Example]]) -> list[list[Example]]:
-    """The units with ``token_values["reference_logps"]``, computed once before training."""
-    read = reference_reader(model)
-    flat = [example for unit in units for example in unit]
-    numbers = iter(read(flat))
+def with_reference_logps(
+    model: Model, units: Sequence[Sequence[Example]], compute: torch.dtype = torch.float32
+) -> list[list[Example]]:
+    """The units with ``token_values["reference_logps"]``, computed once before training; see :func:`reference_reader`."""
+    read = reference_reader(model, compute=compute)
+    numbers = iter(read([replace(e, unit=k) for k, unit in enumerate(units) for e in unit]))
     return [[replace(e, token_values={**e.token_values, "reference_logps": next(numbers)}) for e in unit] for unit in units]
 
 
 def _whole_cost(receipt: Mapping[str, Any], weights: int, prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokens and FLOPs of the step, with those of the reference model and of sampling on top of the loop's own."""
+    """Tokens and FLOPs of the step, with those of the reference model and of sampling on top of the loop's own; what is only looked
+    at (``outputs``, validation) does not count.
+    """
     cost = dict(receipt["cost"])
     sampled = receipt.get("provider") or {}
     extra = (
-        int(prepared.get("reference_tokens", 0))
-        + int((receipt.get("outputs") or {}).get("tokens", 0))
-        + int(sampled.get("prefill_tokens", 0))
-        + int(sampled.get("decode_tokens", 0))
+        int(prepared.get("reference_tokens", 0)) + int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0))
     )
     return {
         "tokens": int(cost["tokens"]) + extra,

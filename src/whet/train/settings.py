@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from whet.budget import Budget
 from whet.errors import RecipeError
 from whet.train.lr import Schedule
 from whet.train.precision import Precision
@@ -14,9 +15,11 @@ from whet.train.precision import Precision
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long, how fast and how exactly to train. Exactly one of ``steps``, ``epochs`` and ``tokens`` says how long.
+    """How long, how fast and how exactly to train. Exactly one of ``steps``, ``epochs``, ``tokens`` and ``budget`` says how long.
 
-    steps: optimizer steps.  epochs: passes over the units (may be a fraction).  tokens: budget of input tokens.
+    steps: optimizer steps.  epochs: passes over the units (may be a fraction).  tokens: input tokens to train on.
+    budget: everything counted, sampling and the reference model too: ``2M tokens``, ``500 examples``, ``1e15 flops`` or
+    ``90 seconds`` (which is not the same from run to run). Training ends with the step that comes nearest to it.
     batch_size: units (rows, pairs, prompts) per optimizer step.
     lr: peak learning rate (1e-3 suits networks of a few million weights; 1e-5 those of billions).
     lr_schedule: see :func:`whet.train.lr.factor`.  warmup: share of the steps.  lr_final: last factor of the peak.
@@ -37,6 +40,7 @@ class TrainSettings:
     steps: Annotated[int, Gt(0)] | None = None
     epochs: Annotated[float, Gt(0)] | None = None
     tokens: Annotated[int, Gt(0)] | None = None
+    budget: str | None = None
     batch_size: Annotated[int, Gt(0)] = 64
     lr: Annotated[float, Ge(0)] = 1e-3
     lr_schedule: Schedule = "cosine"
@@ -56,10 +60,14 @@ class TrainSettings:
     max_empty_steps: Annotated[int, Gt(0)] = 20
 
     def __post_init__(self) -> None:
-        given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        given = [name for name in ("steps", "epochs", "tokens", "budget") if getattr(self, name) is not None]
         if len(given) != 1:
             has = " and ".join(f"{name}: {getattr(self, name)}" for name in given) or "none of them"
-            raise RecipeError(f"training needs exactly one of 'steps', 'epochs' and 'tokens' (how long to train); it has {has}")
+            raise RecipeError(
+                f"training needs exactly one of 'steps', 'epochs', 'tokens' and 'budget' (how long to train); it has {has}"
+            )
+        if self.budget is not None:
+            Budget.parse(self.budget)
 
     def defaults(self) -> list[str]:
         """Names of the settings that have their default value."""

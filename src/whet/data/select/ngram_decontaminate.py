@@ -51,10 +51,9 @@ class NgramDecontaminate:
 
     def __call__(self, data: Dataset, context: Context) -> Dataset:
         items = [_words(text_cell(row, self.column)) for row in self.against(self.split)]
-        index = self._index(items)
-        matches = {
-            i: found for i, row in enumerate(data) if (found := self._matches(_words(text_cell(row, self.column)), items, index))
-        }
+        texts = [{self.column: row.get(self.column)} for row in data] if self.column in data.column_names else list(data)
+        found = context.map_blocks(self._overlaps, texts, shared=items)
+        matches = {i: set(numbers) for i, numbers in enumerate(found) if numbers}
         sources = (
             [str(row[self.by]) if self.by else "all" for row in data] if self.by is None or self.by in data.column_names else None
         )
@@ -76,6 +75,11 @@ class NgramDecontaminate:
             removed=[text_cell(data[i], self.column)[:200] for i in sorted(removed)[:SHOWN]],
         )
         return data.select([i for i in range(len(data)) if i not in removed])
+
+    def _overlaps(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[int], items: Sequence[Gram]) -> list[list[int]]:
+        """For each row the evaluation items that it matches."""
+        index = self._index(items)
+        return [sorted(self._matches(_words(text_cell(row, self.column)), items, index)) for row in rows]
 
     def _index(self, items: Sequence[Gram]) -> dict[Gram, list[tuple[int, int]]]:
         """n-gram -> (item, position) of each occurrence; an item shorter than n is one gram."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from whet.data.rows import split_key
 from whet.data.splits import shares, split_file
 from whet.data.tables import SUFFIXES, map_columns, read_rows, to_dataset
+from whet.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,4 +40,9 @@ class File:
         file, shared = split_file(Path(self.path).expanduser(), split, parts, SUFFIXES)
         rows = map_columns(read_rows(file), self.columns, str(file), numbers_as_text=self.numbers_as_text)
         kept = [row for _, row in rows if not shared or held_out.split_of(split_key(row)) == split]
+        if not kept:
+            raise DataError(
+                f"{file}: none of its {len(rows)} rows falls into the {split} split, with shares held out of {parts}; change the "
+                "shares, or give the split a file of its own"
+            )
         return to_dataset(kept, f"{file} ({split})")

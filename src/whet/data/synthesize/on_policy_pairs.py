@@ -25,7 +25,7 @@ from whet.data.context import Context
 from whet.data.tables import to_dataset
 from whet.errors import DataError
 from whet.generate.completion import Completion, Sampling
-from whet.generate.engine import generate
+from whet.generate.kept import generate_in_blocks
 from whet.generate.scoring import Reward, score
 from whet.parts import Kind, effective
 
@@ -53,7 +53,10 @@ class OnPolicyPairs:
         prompts = [prompt_ids(row, model.tokenizer, system=self.system) for row in rows]
         engine_receipt: dict[str, Any] = {}
         sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_new_tokens, stop=self.stop)
-        completions = generate(model, prompts, sampling, group_size=self.group_size, seed=context.seed, receipt=engine_receipt)
+        completions = generate_in_blocks(
+            model, prompts, sampling, group_size=self.group_size, seed=context.seed, receipt=engine_receipt
+        )
+        context.spend(int(engine_receipt.get("prefill_tokens", 0)) + int(engine_receipt.get("decode_tokens", 0)), model)
         repeated = [row for row in rows for _ in range(self.group_size)]
         scores = score(self.reward, repeated, [completion.text for completion in completions])
         groups = [slice(start, start + self.group_size) for start in range(0, len(completions), self.group_size)]

@@ -69,7 +69,7 @@ class Perplexity:
     title: str = "perplexity"
 
     def __call__(self, model: Model) -> TaskResult:
-        window, stride = self._lengths(model)
+        window, stride = self.lengths(model)
         drawn = draw_rows(parts.build("source", self.data, "data"), self.split, self.limit, self.balance, self.seed)
         cut = self._documents if self.join is None else self._joined
         units = [unit for unit in cut(model, drawn, window, stride) if unit.windows]
@@ -101,7 +101,12 @@ class Perplexity:
             },
         )
 
-    def _lengths(self, model: Model) -> tuple[int, int]:
+    def lengths(self, model: Model) -> tuple[int, int]:
+        """Window and stride on that model.
+
+        Raises:
+            RecipeError: a window longer than the model's context, or a stride longer than the window.
+        """
         window = self.window or model.context
         if not window:
             raise RecipeError(f"perplexity.window: model {model.name!r} states no context, so give a window in tokens")

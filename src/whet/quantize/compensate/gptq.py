@@ -73,52 +73,68 @@ def inverse_factor(hessian: Tensor, damping: float, name: str = "") -> tuple[Ten
     Raises:
         ModelError: not positive definite after all retries.
     """
-    mean, eye = hessian.diagonal().mean(), torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+    mean = hessian.diagonal().mean()
     for _ in range(RETRIES):
-        lower, failed = torch.linalg.cholesky_ex(hessian + damping * mean * eye)
+        damped = hessian.flip(0, 1)
+        damped.diagonal().add_(damping * mean)
+        # With rows and columns reversed H = R Rᵀ for an upper R, so that the factor is R^-1 and H^-1 itself is never made.
+        lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not int(failed):
-            return upper, damping
+            return _inverse(lower).flip(0, 1), damping
         damping *= 10
     raise ModelError(f"the Hessian of {name!r} cannot be factorized with damping {damping / 10:g}; give more calibration tokens")
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    """Inverse of a lower triangular matrix, by halves, so that nearly all of it is matrix products."""
+    n = len(lower)
+    if n <= 256:
+        return torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype, device=lower.device), upper=False)
+    half = n // 2
+    first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
+    inverse = torch.zeros_like(lower)
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[half:, :half] = -(last @ (lower[half:, :half] @ first))
+    return inverse
 
 
 class GptqFeedback:
     """One layer's weights while its columns are coded. Positions count in coding order: ``order[position]`` is the column.
 
-    ``original`` [out, in] are the weights in the layer's own order, dead columns zero.
+    ``original`` [out, in] are the weights in the layer's own order, dead columns zero. The working copy is transposed, so that
+    a column lies in one piece.
     """
 
     def __init__(
         self, weight: Tensor, order: Tensor, factor: Tensor, block: int, static_groups: bool, receipt: dict[str, Any]
     ) -> None:
         self.original, self.order, self.static_groups, self.receipt = weight, order, static_groups, receipt
-        self._weight = weight[:, order]
+        self._weight = weight.T[order].contiguous()
         self._factor = factor
+        self._divisors = factor.diagonal().tolist()
         self._block = block
         self._start = 0
-        self._errors = weight.new_zeros(weight.shape[0], block)
+        self._errors = weight.new_zeros(block, weight.shape[0])
 
     def column(self, position: int) -> Tensor:
         """The column to be coded next, [out], with all earlier errors moved onto it."""
-        return self._weight[:, position]
+        return self._weight[position]
 
     def ahead(self, position: int, stop: int) -> Tensor:
         """Columns [position, stop), [out, stop - position], as they stand, pending updates of later blocks included."""
         end, done = self._start + self._block, position - self._start
-        near = self._weight[:, position : min(stop, end)]
-        if stop <= end:
-            return near
-        pending = self._errors[:, :done] @ self._factor[self._start : position, end:stop]
-        return torch.cat([near, self._weight[:, end:stop] - pending], dim=1)
+        near = self._weight[position : min(stop, end)]
+        if stop > end:
+            pending = self._factor[self._start : position, end:stop].T @ self._errors[:done]
+            near = torch.cat([near, self._weight[end:stop] - pending])
+        return near.T
 
     def push(self, position: int, error: Tensor) -> None:
         """Moves the error [out] of the column just coded (weight minus decoded) onto the columns not coded yet."""
-        end = min(self._start + self._block, self._weight.shape[1])
-        scaled = error / self._factor[position, position]
-        self._weight[:, position + 1 : end].addr_(scaled, self._factor[position, position + 1 : end], alpha=-1)
-        self._errors[:, position - self._start] = scaled
+        end = min(self._start + self._block, len(self._weight))
+        scaled = torch.div(error, self._divisors[position], out=self._errors[position - self._start])
+        self._weight[position + 1 : end].addr_(self._factor[position, position + 1 : end], scaled, alpha=-1)
         if position + 1 == end:
-            self._weight[:, end:] -= self._errors[:, : end - self._start] @ self._factor[self._start : end, end:]
+            done = end - self._start
+            self._weight[end:].addmm_(self._factor[self._start : end, end:].T, self._errors[:done], alpha=-1)
             self._start = end

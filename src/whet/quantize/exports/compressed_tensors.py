@@ -38,7 +38,7 @@ from whet.quantize.export import (
     uncoded_tensors,
     write_lineage,
 )
-from whet.quantize.grid import BitPlan
+from whet.quantize.grid import BitPlan, GroupSize
 from whet.quantize.packed import refuse_changed
 from whet.quantize.packing import pack
 
@@ -112,14 +112,19 @@ def _problem(module: nn.Module, layer: QuantizedLinear) -> str | None:
         return f"its grid {layer.grid!r} is not uniform; quantize with grid: uniform"
     if layer.order is not None:
         return "its groups follow the activation order; quantize with compensate gptq and static_groups: true"
-    if isinstance(group, int) and columns > group and columns % group:
-        fits = [g for g in (128, 64, 32, 16) if columns % g == 0]
-        return (
-            f"groups of {group} do not divide its {columns} columns; quantize with group_size: {fits[0] if fits else 'channel'}"
-        )
+    if problem := uneven(columns, group):
+        return problem
     if not isinstance(module, nn.Linear):
         return f"it is a {type(module).__name__}, not a linear layer"
     return None
+
+
+def uneven(columns: int, group: GroupSize) -> str | None:
+    """Why a layer of that many columns cannot be stored in groups of that size; ``None`` if it can."""
+    if not (isinstance(group, int) and columns > group and columns % group):
+        return None
+    fits = [g for g in (128, 64, 32, 16) if columns % g == 0]
+    return f"groups of {group} do not divide its {columns} columns; quantize with group_size: {fits[0] if fits else 'channel'}"
 
 
 def _layer_tensors(layer: QuantizedLinear) -> dict[str, Tensor]:

@@ -67,4 +67,7 @@ class LoRA:
 
     def save(self, network: Any, folder: Path) -> None:
         """Writes A and B in PEFT's format, loadable with ``PeftModel.from_pretrained``."""
+        for config in network.peft_config.values():
+            # A set, whose order would be another one in every process.
+            config.target_modules = sorted(config.target_modules)
         network.save_pretrained(folder)

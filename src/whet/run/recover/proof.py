@@ -1,0 +1,140 @@
+"""The proof: before, after and reference on the same examples, per capability, and whether the asked-for bounds are shown.
+
+A bound is met only if it is shown: ``within 1%`` if the lower end of the 95% interval of (repaired - reference) lies above -1 point
+(one-sided non-inferiority at 2.5%); ``max-negative-flips 2%`` if the upper end of the rate's 95% interval lies below 2%. A bound that
+is likely met but not shown fails, and says how near it was.
+
+Paper: muscle — MUSCLE: A Model Update Strategy for Compatible LLM Evolution
+Paper: paser — PASER: Post-Training Data Selection for Efficient Pruned Large Language Model Recovery
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from whet.measure.compare import Comparison, compare, corrected
+from whet.run.recover.plan import REFERENCE, REPAIRED
+
+if TYPE_CHECKING:
+    from whet.measure.outcome import TaskResult
+
+STAGES = (REFERENCE, "base", REPAIRED)
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One group of a task's examples: its score (mean, interval) at each of the three stages."""
+
+    name: str
+    items: int
+    scores: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An asked-for bound: whether it is ``met``, and the sentence that says why."""
+
+    met: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """``broke``: changed against reference; ``repaired``: repaired against changed; ``left``: repaired against reference; one
+    comparison per task each, Holm-corrected together. ``recovered``: task -> share of the loss that was won back (``None`` where
+    nothing was lost).
+    """
+
+    capabilities: Mapping[str, Sequence[Capability]]
+    broke: Sequence[Comparison]
+    repaired: Sequence[Comparison]
+    left: Sequence[Comparison]
+    recovered: Mapping[str, float | None]
+    bounds: Sequence[Bound] = ()
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        """Whether every asked-for bound is shown."""
+        return all(bound.met for bound in self.bounds)
+
+
+def prove(
+    results: Mapping[str, Mapping[str, TaskResult]], within: float | None = None, max_negative_flips: float | None = None
+) -> Proof:
+    """Judges the three stages.
+
+    Args:
+        results: task -> stage (``reference``, ``base``, ``repaired``) -> result.
+        within: largest loss against the reference, as a share of the score's range (0.01: one point of accuracy).
+        max_negative_flips: largest share of examples that the reference solved and the repaired model does not.
+    """
+    pairs = [(REFERENCE, "base"), ("base", REPAIRED), (REFERENCE, REPAIRED)]
+    judged = corrected([compare(by_stage[a], by_stage[b]) for a, b in pairs for by_stage in results.values()])
+    count = len(results)
+    broke, repaired, left = (judged[i * count : (i + 1) * count] for i in range(3))
+    bounds = [_within(c, within) for c in left] if within is not None else []
+    bounds += [_flips(c, max_negative_flips) for c in left] if max_negative_flips is not None else []
+    return Proof(
+        capabilities={task: _capabilities(by_stage) for task, by_stage in results.items()},
+        broke=broke,
+        repaired=repaired,
+        left=left,
+        recovered={b.task: _recovered(b, r) for b, r in zip(broke, repaired)},
+        bounds=bounds,
+    )
+
+
+def _recovered(broke: Comparison, repaired: Comparison) -> float | None:
+    lost = broke.test.effect or 0.0
+    if (lost < 0) != broke.better_high or lost == 0:
+        return None
+    return -(repaired.test.effect or 0.0) / lost
+
+
+def _within(left: Comparison, margin: float) -> Bound:
+    sign = 1.0 if left.better_high else -1.0
+    effect, ends = sign * (left.test.effect or 0.0), [sign * (v or 0.0) for v in (left.test.low, left.test.high)]
+    worst = min(ends)
+    head = f"{left.task}: repaired minus reference {effect:+.4f}, at worst {worst:+.4f} (95%)"
+    if worst > -margin:
+        return Bound(True, f"{head}: within {margin:g}, shown")
+    why = "not shown; more examples would settle it" if effect > -margin else "not met"
+    return Bound(False, f"{head}: within {margin:g} is {why}")
+
+
+def _flips(left: Comparison, most: float) -> Bound:
+    if left.flips is None:
+        return Bound(
+            False, f"{left.task}: scores are not right or wrong, so there are no flips to bound; name a task with answers"
+        )
+    rate = left.flips.negative
+    head = f"{left.task}: negative flips {100 * rate.value:.2f}%, at most {100 * rate.high:.2f}% (95%)"
+    if rate.high < most:
+        return Bound(True, f"{head}: under {100 * most:g}%, shown")
+    why = "not shown; more examples would settle it" if rate.value < most else "not met"
+    return Bound(False, f"{head}: under {100 * most:g}% is {why}")
+
+
+def _capabilities(by_stage: Mapping[str, TaskResult]) -> list[Capability]:
+    """The task's groups by skill (else by group), those that lost most first; one line for all where there are none."""
+    from whet.measure.estimates import is_better_high, split_key
+
+    metric = by_stage[REFERENCE].metric
+    found: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        for key, estimate in by_stage[stage].estimates.items():
+            name, label, value = split_key(key)
+            if name == metric and label in ("skill", "group"):
+                found.setdefault(value, {})[stage] = estimate
+    whole = {stage: by_stage[stage].estimates[metric] for stage in STAGES}
+    groups = {name: stages for name, stages in found.items() if len(stages) == len(STAGES)} if len(found) > 1 else {}
+    sign = 1.0 if is_better_high(metric) else -1.0
+    lines = [
+        Capability(name, stages[REFERENCE].n, {s: (e.value, e.low, e.high) for s, e in stages.items()})
+        for name, stages in groups.items()
+    ]
+    lines.sort(key=lambda c: sign * (c.scores["base"][0] - c.scores[REFERENCE][0]))
+    return [Capability("all", whole[REFERENCE].n, {s: (e.value, e.low, e.high) for s, e in whole.items()}), *lines]

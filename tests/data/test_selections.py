@@ -1,0 +1,147 @@
+"""Selections by chance, by perplexity and by drift: budgets, order, consistency, and what cannot be asked for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from whet.data.amount import largest_remainders
+from whet.data.context import Context
+from whet.data.label.drift import Drift
+from whet.data.phrases import key_phrases
+from whet.data.select.paser import ConceptGraph, Paser, spend_budget
+from whet.data.select.perplexity import Perplexity
+from whet.data.select.random import Random
+from whet.errors import DataError, RecipeError
+
+
+def pool(rows=40):
+    kinds = [("add", "What is {} plus 4?", "The answer is {}."), ("sort", "Sort the list: {}, 1, 3.", "abc {} xyz")]
+    return Dataset.from_list(
+        [{"skill": s, "prompt": p.format(i), "completion": c.format(i)} for i in range(rows // 2) for s, p, c in kinds]
+    )
+
+
+def damaged(model, spread=0.05):
+    copy = model.copy("damaged")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in copy.network.parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+    return copy
+
+
+def test_random_keeps_the_share_and_the_order_and_depends_on_the_seed_alone():
+    data = pool()
+    kept = [Random(share=0.25)(data, Context(seed=s))["prompt"] for s in (0, 0, 1)]
+    assert len(kept[0]) == 10 and kept[0] == kept[1] != kept[2]
+    assert [p for p in data["prompt"] if p in set(kept[0])] == list(kept[0])
+
+
+def test_random_by_group_keeps_every_group():
+    data = pool(40).select([i for i in range(40) if i % 2 == 0 or i < 8])
+    kept = Random(rows=6, by="skill")(data, Context())
+    assert sorted(kept["skill"]) == ["add"] * 5 + ["sort"]
+
+
+def test_perplexity_keeps_the_end_that_is_asked_for(tiny_model):
+    data = pool()
+    receipts = {}
+    for keep in ("low", "middle", "high"):
+        context = Context(model=tiny_model)
+        assert len(Perplexity(share=0.2, keep=keep)(data, context)) == 8
+        receipts[keep] = context.receipt["perplexity_kept"]
+        assert context.cost["tokens"] > 0 and context.cost["flops"] == 2 * tiny_model.parameters * context.cost["tokens"]
+    assert receipts["low"][1] <= receipts["middle"][1] <= receipts["high"][0] + 1e-9 and receipts["low"][0] <= receipts["high"][0]
+
+
+def test_paser_gives_more_to_groups_that_drifted_more(tiny_model):
+    context = Context(model=damaged(tiny_model), reference=tiny_model)
+    kept = Paser(rows=12, by="skill", consistent=False)(pool(), context)
+    groups = {g["name"]: g for g in context.receipt["groups"]}
+    assert len(kept) == 12 and sum(g["chosen"] for g in groups.values()) == 12
+    drifts = [groups[name]["drift"] for name in ("add", "sort")]
+    assert [groups[name]["chosen"] for name in ("add", "sort")] == largest_remainders(drifts, 12)
+    assert all(0 < d <= math.log(2) for d in drifts)
+
+
+def test_paser_finds_its_own_groups(tiny_model):
+    context = Context(model=damaged(tiny_model), reference=tiny_model)
+    kept = Paser(share=0.25)(pool(), context)
+    assert len(kept) <= 10 and "clusters of prompt embeddings (eigengap" in context.receipt["grouped_by"]
+    assert sum(g["rows"] for g in context.receipt["groups"]) == 40 and context.cost["tokens"] > 0
+
+
+def test_within_a_group_the_most_efficient_come_first():
+    chosen, refused = spend_budget(
+        np.array([0, 0, 0, 1, 1]), np.array([2.0, 1.0]), np.array([0.1, 0.9, 0.5, 0.2, 0.3]), [set()] * 5, 3
+    )
+    assert chosen == [1, 2, 4] and refused == 0
+
+
+def test_what_a_group_cannot_use_goes_to_the_others():
+    chosen, _ = spend_budget(np.array([0, 1, 1, 1]), np.array([9.0, 1.0]), np.array([1.0, 0.3, 0.2, 0.1]), [set()] * 4, 3)
+    assert sorted(chosen) == [0, 1, 2]
+
+
+def test_rows_that_may_contradict_chosen_ones_are_refused():
+    graph = ConceptGraph()
+    assert graph.accepts({"a", "b"}) and graph.accepts({"c", "d"})
+    assert not graph.accepts({"a", "c"}) and graph.accepts({"a", "b", "e"}) and graph.accepts({"a", "e"})
+    chosen, refused = spend_budget(np.zeros(3, int), np.ones(1), np.array([3.0, 2.0, 1.0]), [{"a"}, {"c"}, {"a", "c"}], 3)
+    assert chosen == [0, 1] and refused == 1
+
+
+def test_a_model_that_did_not_change_has_nothing_to_repair(tiny_model):
+    with pytest.raises(DataError, match="there is nothing to repair"):
+        Paser(share=0.5)(pool(), Context(model=tiny_model, reference=tiny_model))
+
+
+def test_shares_that_make_no_sense(tiny_model):
+    with pytest.raises(RecipeError, match="exactly one of 'share'"):
+        Random()
+    with pytest.raises(RecipeError, match="rows: 41 is 41 of 40 rows"):
+        Random(rows=41)(pool(), Context())
+    with pytest.raises(RecipeError, match=r"share: 0\.01 is 0 of 40"):
+        Random(share=0.01)(pool(), Context())
+    with pytest.raises(DataError, match="did you mean 'skill'"):
+        Paser(share=0.5, by="skil")(pool(), Context(model=damaged(tiny_model), reference=tiny_model))
+    with pytest.raises(RecipeError, match="`reference`"):
+        Paser(share=0.5)(pool(), Context(model=tiny_model))
+
+
+def test_remainders_and_phrases():
+    assert sum(largest_remainders([0.3, 0.3, 0.4], 7)) == 7 and largest_remainders([0.0, 2.0], 3) == [0, 3]
+    assert key_phrases("") == set() and key_phrases("the of 12") == set()
+    assert "linear regression" in key_phrases("Fit a linear regression, then plot the linear regression.")
+
+
+def test_drift_labels_every_row_and_paser_reads_the_columns(tiny_model):
+    changed = damaged(tiny_model)
+    context = Context(model=changed, reference=tiny_model)
+    labelled = Drift(by="skill")(pool(), context)
+    lines = {line["name"]: line for line in context.receipt["groups"]}
+    assert set(labelled.column_names) >= {"drift", "kl", "agreement", "group"} and list(labelled["group"]) == list(
+        labelled["skill"]
+    )
+    mean = np.mean([d for d, g in zip(labelled["drift"], labelled["group"]) if g == "sort"])
+    assert lines["sort"]["drift"] == pytest.approx(mean) and lines["sort"]["rows"] == 20
+    direct = Paser(rows=8, by="skill")(pool(), Context(model=changed, reference=tiny_model))
+    again = Context(reference=tiny_model)
+    read = Paser(rows=8, by="group", drift="drift")(labelled, again)
+    assert list(read["prompt"]) == list(direct["prompt"]) and not again.cost
+
+
+def test_drift_finds_groups_and_can_be_repeated(tiny_model):
+    context = Context(model=damaged(tiny_model), reference=tiny_model)
+    labelled = Drift(clusters=2)(pool(), context)
+    assert (
+        len(set(labelled["group"])) == 2
+        and any(name.startswith("1: ") for name in labelled["group"])
+        and "given" in context.receipt["grouped_by"]
+    )
+    assert sorted(Drift()(labelled, Context(model=tiny_model, reference=tiny_model)).column_names) == sorted(
+        labelled.column_names
+    )
