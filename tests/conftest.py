@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -87,4 +88,4 @@ def tiny_folder(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytes
 @pytest.fixture
 def tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> Model:
     """A random two-layer model; larger weights than usual, so that its predictions differ from uniform."""
-    return Model(tiny_network(len(tiny_tokenizer)), tiny_tokenizer, "tiny")
+    return Model(tiny_network(len(tiny_tokenizer)), copy.deepcopy(tiny_tokenizer), "tiny")

@@ -36,7 +36,7 @@ def test_importing_is_cheap() -> None:
 
 
 def test_train_quantize_measure_export_in_memory(tiny_model: Model, tmp_path: Path) -> None:
-    rows = [PAIR, {"prompt": "abc", "completion": "xyz"}] * 4
+    rows = [PAIR, {"prompt": "abc", "completion": "xyz"}] * 8
     before = tiny_model.network.state_dict()["model.norm.weight"].clone()
     tuned = whet.train(tiny_model, rows, objective="masked-thought", adapter="lora", budget="2 steps", name="tuned")
     assert tuned.lineage["parents"][0]["name"] == "tiny"
@@ -51,7 +51,7 @@ def test_train_quantize_measure_export_in_memory(tiny_model: Model, tmp_path: Pa
 
 def test_a_budget_that_is_no_budget_is_refused(tiny_model: Model) -> None:
     for wrong in ("0 tokens", "-5 steps", "lots", "2M apples"):
-        with pytest.raises(RecipeError, match="budget: expected a positive number of tokens or steps"):
+        with pytest.raises(RecipeError, match="budget: expected a positive number of tokens, steps"):
             whet.train(tiny_model, [PAIR], budget=wrong)
     with pytest.raises(RecipeError, match=r"train\.learning_rate: unknown field of a train step"):
         whet.train(tiny_model, [PAIR], budget="1 steps", learning_rate=1.0)

@@ -203,7 +203,7 @@ def test_the_budget_is_the_smaller_of_max_new_tokens_and_context(tiny_model: Mod
     assert {c.finish for c in kept} == {"length"}
 
 
-def test_limits_end_each_prompts_completions_at_their_own_length(tiny_model: Model) -> None:
+def test_limits_end_each_prompts_completions_at_their_own_length(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model.network.generation_config.eos_token_id = None
     tiny_model.config.eos_token_id = tiny_model.tokenizer.eos_token = None
     prompts = ragged_prompts(300)

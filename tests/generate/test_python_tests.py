@@ -162,7 +162,7 @@ def test_the_task_humaneval(humaneval: Path, tiny_model, monkeypatch: pytest.Mon
     def generate(model, prompts, sampling, **settings):
         return [Completion(i // 2, [5, 6], [-0.5, -0.5], text, "eos") for i, text in enumerate(replies)]
 
-    monkeypatch.setattr(generative, "generate", generate)
+    monkeypatch.setattr(generative, "generate_in_blocks", generate)
     spec = {"name": "humaneval", "path": str(humaneval), "samples": 2, "temperature": 0.8, "pass_at": [1, 2]}
     result = parts.build("task", {**spec, "reward": {"name": "python-tests", "sandbox": "subprocess"}})(tiny_model)
     assert result.task == "humaneval" and result.conditions["extractor"]["rule"] == "python-block-1"

@@ -97,7 +97,7 @@ def test_a_selection_that_left_out_nothing_is_reported() -> None:
         return data.select(range(len(data) // 2))
 
     step = DataStep("d", data="rows", select=(half, everything))
-    data, receipt = make_data(step, Dataset.from_list(ROWS), lambda: None, 0)  # type: ignore[arg-type,return-value]
+    data, receipt = make_data(step, Dataset.from_list(ROWS), lambda _: None, 0)  # type: ignore[arg-type,return-value]
     assert len(data) == 4
     assert receipt["without_effect"] == ["select everything: left out none of 4 rows"]
 

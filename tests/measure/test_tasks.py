@@ -57,7 +57,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, replies: Sequence[str], finish: st
         texts = [replies[i % len(replies)] for i in range(size)]
         return [Completion(i // settings["group_size"], [5, 6], [math.log(0.5)] * 2, t, finish) for i, t in enumerate(texts)]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generative, "generate", generate)
+    monkeypatch.setattr(generative, "generate_in_blocks", generate)
     return calls
 
 

@@ -61,7 +61,7 @@ def test_schedules_that_take_a_part_of_the_rows() -> None:
 
 @pytest.mark.parametrize("given", [{}, {"steps": 3, "epochs": 1}])
 def test_length_must_be_said_once(given: dict[str, int]) -> None:
-    with pytest.raises(RecipeError, match="exactly one of 'steps', 'epochs' and 'tokens'"):
+    with pytest.raises(RecipeError, match="exactly one of 'steps', 'epochs', 'tokens' and 'budget'"):
         TrainSettings(**given)
 
 
