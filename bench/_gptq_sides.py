@@ -50,7 +50,9 @@ def _whet(network: Any, tokenizer: Any, rows: list[list[int]], act_order: bool) 
     model = Model(network, tokenizer, "bench")
     started = time.perf_counter()
     feedback = {"name": "gptq", "act_order": act_order, "static_groups": True}
-    made, _ = quantize(model, CalibrationSet(rows), compensate=feedback, bits=4, group_size=128)
+    # The peer keeps scales in the type of the weights.
+    scales = str(network.dtype).removeprefix("torch.")
+    made, _ = quantize(model, CalibrationSet(rows), compensate=feedback, bits=4, group_size=128, scale_dtype=scales)
     seconds = time.perf_counter() - started
     return seconds, made.network, lambda name: made.network.get_submodule(name).weight.detach()
 

@@ -101,7 +101,7 @@ def contend(folder: Path, dtype: str, act_order: bool, count: int) -> dict[str, 
     pythons = {"whet": Path(sys.executable), "llm-compressor": environment("llm-compressor", PEER)}
     script = Path(__file__).with_name("_gptq_sides.py")
     with tempfile.TemporaryDirectory() as warm:
-        write_model(Path(warm), SHAPES["tiny"], 2, 64)
+        write_model(Path(warm), SHAPES["tiny"], 16, 64)
         made: dict[str, list[dict[str, Any]]] = {name: [] for name in pythons}
         for turn in range(count):
             for name, python in pythons.items():

@@ -17,7 +17,8 @@ PAIR = {"prompt": "What is 3 plus 4?", "completion": "The answer is 7."}
 
 
 def test_the_public_surface_is_frozen() -> None:
-    assert whet.__all__ == ["check", "edit", "export", "load", "measure", "quantize", "run", "train"]
+    known = ["check", "compare", "edit", "export", "load", "measure", "quantize", "recover", "run", "train"]
+    assert whet.__all__ == known
 
 
 def test_functions_keep_their_names_when_the_rooms_of_the_same_name_are_imported() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from whet import parts
 from whet.budget import Budget
-from whet.errors import RecipeError
+from whet.errors import RecipeError, unknown
 from whet.model import Model, quiet_transformers
 from whet.recipe import TrainStep, build_step
 
@@ -45,20 +45,57 @@ def run(
 
 
 def check(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
-    """The invariants on the recipe's own model and data, and a forecast; see ``whet.run.check.check_recipe``."""
+    """The invariants on the recipe's or comparison's own models and data, and a forecast; see ``whet.run.check.check_recipe``."""
     from whet.run.check import check_recipe
 
     return check_recipe(recipe, overrides)
 
 
+def compare(
+    recipe: str | Path | Mapping[str, Any],
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    on: str | None = None,
+    out: str | Path | None = None,
+    **asked: Any,
+) -> Any:
+    """Runs variants of a recipe under one budget and several seeds, and judges them; the result has ``print()`` and ``verdicts``.
+
+    Args:
+        recipe: a file, a bundled recipe's name, or a mapping; with or without a section ``compare``.
+        vary: field -> its values, such as ``{"train.0.objective": ["sft", "masked-thought"]}``; the variants are the product.
+        overrides: ``path=value`` each, for all variants.
+        on: where variants are run, such as ``"processes:2"``; default here.
+        out: a folder that also gets the page.
+        asked: further fields of ``whet.run.compare.plan.Asked``: ``seeds``, ``budget``, ``variants``, ``target``, ``tune``, ...
+
+    Raises:
+        RecipeError: a comparison that cannot be carried out; nothing has run.
+    """
+    from whet.run.compare.command import compare_and_show
+
+    if vary is not None:
+        asked["vary"] = vary
+    return compare_and_show(recipe, overrides, on=on, out=out, **asked)
+
+
 def train(
-    model: ModelLike, data: Data, *, budget: str | None = None, name: str = "trained", seed: int = 0, **fields: Any
+    model: ModelLike,
+    data: Data,
+    *,
+    reference: ModelLike | None = None,
+    budget: str | None = None,
+    name: str = "trained",
+    seed: int = 0,
+    **fields: Any,
 ) -> Model:
     """Trains a copy of the model.
 
     Args:
         model: what to start from; it is left as it is.
         data: rows to train on.
+        reference: the model that objectives hold it against; default the one to start from, for those that can do with it.
         budget: such as ``"2M tokens"`` or ``"300 steps"``; or give ``epochs`` or ``steps``.
         name: of the new model.
         seed: of the order and of every random draw.
@@ -70,8 +107,11 @@ def train(
     from whet.run.steps import train_model
 
     start, rows = load(model), dataset(data)
-    step: TrainStep = build_step("train", TrainStep, {"name": name, "data": "data", **_budget(budget), **fields}, "train")
-    made, receipt = train_model(step, start, rows, seed, None)
+    other = {} if reference is None else {"reference": "reference"}
+    step: TrainStep = build_step(
+        "train", TrainStep, {"name": name, "data": "data", **other, **_budget(budget), **fields}, "train"
+    )
+    made, receipt = train_model(step, start, rows, seed, None, None if reference is None else load(reference))
     return made.with_lineage({"section": "train", "receipt": receipt}, name, [start])
 
 
@@ -111,6 +151,49 @@ def measure(models: ModelLike | Sequence[ModelLike], tasks: Any = "nanoworld") -
     several = [models] if isinstance(models, (Model, str, Path)) else list(models)
     built = [parts.build("task", t, f"tasks.{i}") for i, t in enumerate([tasks] if isinstance(tasks, (str, Mapping)) else tasks)]
     return ResultTable([task(load(model)) for task in built for model in several])
+
+
+def recover(
+    model: str | Path,
+    reference: str | Path,
+    data: Any,
+    *,
+    budget: str | float = "4%",
+    within: str | float | None = None,
+    max_negative_flips: str | float | None = None,
+    out: str | Path | None = None,
+    **fields: Any,
+) -> Any:
+    """Finds what a change of a model broke, chooses the data that repairs it, repairs it, and proves it.
+
+    Args:
+        model: the changed model: a folder, ``RUN:STAGE``, a bundled model or a hub id.
+        reference: the model before the change.
+        data: the pool that repairs: a data file, or a source in recipe form.
+        budget: the share of the pool to train on.
+        within: largest loss against the reference, as a share, that ``result.proof.met`` allows.
+        max_negative_flips: largest share of examples that the reference solved and the repaired model does not.
+        out: a folder for the page and the repaired model.
+        fields: of ``whet.run.recover.plan.Recovery``: ``by``, ``select``, ``objective``, ``adapter``, ``flip_aware``, ``tasks``,
+            ``settings`` (fields of the train step), ``seed``.
+
+    Returns:
+        ``whet.run.recover.command.Recovered``: ``proof``, ``model`` (a folder), ``page``, ``run``.
+
+    Raises:
+        RecipeError: a wrong field or value; nothing has been trained.
+    """
+    from whet.run.recover.command import recover as carry_out
+    from whet.run.recover.command import recovery
+    from whet.run.recover.plan import Recovery, share_of
+
+    known = parts.settings_of(Recovery)
+    for name in fields:
+        if name not in known:
+            raise RecipeError(f"recover: {unknown('field', name, known)}")
+    asked = recovery(str(model), str(reference), str(data) if isinstance(data, Path) else data, budget, **fields)
+    bounds = [None if bound is None else share_of(bound) for bound in (within, max_negative_flips)]
+    return carry_out(asked, within=bounds[0], max_negative_flips=bounds[1], out=out)
 
 
 def export(model: ModelLike, out: str | Path, to: Any) -> dict[str, Any]:

@@ -46,8 +46,14 @@ def parser() -> argparse.ArgumentParser:
 
     _recover_arguments(_command(commands, "recover", _recover, "find what a change of a model broke, and repair it"))
 
-    show = _command(commands, "show", _show, "what a run did, step by step, and why each step ran or was reused")
-    show.add_argument("run", nargs="?", help="a run's id, its beginning, its recipe's name, or 'last'; without it, all runs")
+    _claims_arguments(_command(commands, "claims", _claims, "what papers claim, and what small comparisons say of it"))
+
+    _board_arguments(_command(commands, "board", _board, "the ledger in a browser: runs as they train, comparisons, claims, lineage"))
+
+    show = _command(commands, "show", _show, "what a run did, step by step, and why; or what a comparison found")
+    show.add_argument(
+        "run", nargs="?", help="a run's or comparison's id, its beginning, its recipe's name, or 'last'; without it, all of them"
+    )
 
     diff = _command(commands, "diff", _diff, "every setting, receipt figure and version in which two runs differ")
     diff.add_argument("run", nargs=2, help="two runs")
@@ -99,16 +105,31 @@ def _compare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--vary", action="append", default=[], metavar="PATH=A,B", help="a field and its values; may be repeated"
     )
-    command.add_argument("--seeds", type=int, metavar="N", help="how many (default: 3)")
+    command.add_argument("--seeds", type=_seeds, metavar="N", help="how many, or which ones: 3,5,7 (default: 3)")
     command.add_argument("--budget", help="the same for every variant, such as 2M-tokens, 1e15-flops, 500-examples, 90-seconds")
+    command.add_argument("--budget-step", metavar="STEP", help="the train step that gets what the others leave of the budget")
     command.add_argument("--target", metavar="METRIC=VALUE", help="also compare the budget that each needs to reach a quality")
     command.add_argument("--tune", action="append", default=[], metavar="PATH=LOW..HIGH", help="tune a field, the same for all")
     command.add_argument("--trials", type=int, metavar="N", help="points tried for every variant (default: 5)")
     command.add_argument("--stage", help="the model that is judged (default: the last)")
+    command.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that judge it (default: all that are measured)")
+    command.add_argument("--alpha", type=float, metavar="P", help="level of the verdicts (default: 0.05)")
+    command.add_argument("--margin", type=float, metavar="D", help="a difference too small to matter (default: 0.01)")
+    command.add_argument("--on", metavar="PLACE", help="where: processes:N, ray (a local one), ray://HOST:PORT (default: here)")
     command.add_argument(
         "--stop-lost", action="store_true", help="stop variants that have clearly lost, by a rule that keeps the level"
     )
     command.add_argument("--out", metavar="FOLDER", help="also write the page here")
+
+
+def _seeds(text: str) -> int | list[int]:
+    """``5``, or ``3,5,7``."""
+    seeds = [int(seed) for seed in text.split(",") if seed.strip()]
+    return seeds if "," in text else seeds[0]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _recover_arguments(command: argparse.ArgumentParser) -> None:
@@ -117,8 +138,11 @@ def _recover_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", required=True, help="the pool that repairs: a data file, or '{name: SOURCE, ...}'")
     command.add_argument("--budget", default="4%", help="share of the pool to train on (default: 4%%)")
     command.add_argument("--by", metavar="COLUMN", help="the column that names capabilities (default: clusters of the pool)")
-    command.add_argument("--select", default="paser", help="a selection, such as paser, random, perplexity (default: paser)")
+    command.add_argument("--select", default="paser", help="paser, random, perplexity, skill-it or rs2 (default: paser)")
     command.add_argument("--objective", default="sft", help="what the repair trains on (default: sft)")
+    command.add_argument(
+        "--flip-aware", action="store_true", help="also hold it to the reference where it errs (objective compat-distill)"
+    )
     command.add_argument("--adapter", help="default: scales of a quantized model, sparse for a pruned one, else full")
     command.add_argument("--task", action="append", default=[], help="what proves it (default: held-out rows of the pool)")
     command.add_argument("--within", metavar="SHARE", help="exit with 1 unless the loss is shown to be within this, such as 1%%")
@@ -128,6 +152,22 @@ def _recover_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", metavar="FOLDER", help="also write the page and the repaired model here")
+
+
+def _claims_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "words", nargs="*", metavar="ID", help="one claim in full; 'run ID...' runs their comparisons; without any, the ledger"
+    )
+    command.add_argument("--folder", default="claims", help="where the claims' files are (default: claims)")
+    command.add_argument("--table", action="store_true", help="the ledger as a Markdown table")
+    command.add_argument("--again", action="store_true", help="run what was run before with the same settings and version")
+    command.add_argument("--on", metavar="PLACE", help="where variants are run, see whet run (default: here)")
+
+
+def _board_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="where to listen; elsewhere than on loopback it asks for a token")
+    command.add_argument("--port", type=int, default=8137, help="0 takes a free one (default: 8137)")
+    command.add_argument("--claims", metavar="FOLDER", help="where the claims' files are (default: claims, if there is one)")
 
 
 def _collect_arguments(command: argparse.ArgumentParser) -> None:
@@ -165,12 +205,11 @@ def _run(options: Any) -> int:
 def _compare(options: Any) -> int:
     from whet.run.compare.command import compare_command
 
-    names = ("seeds", "budget", "target", "trials", "stage", "stop_lost")
-    given = {name: value for name in names if (value := getattr(options, name))}
-    data, text = compare_command(
-        options.recipe, options.overrides, options.vary, options.tune, out=options.out, quiet=options.json, **given
-    )
-    _print(options, data, text)
+    names = ("seeds", "budget", "budget_step", "target", "trials", "stage", "tasks", "alpha", "margin", "stop_lost", "on", "out")
+    given = {name: value for name in names if (value := getattr(options, name)) not in (None, False, [])}
+    say: Callable[[str], None] = (lambda _: None) if options.json else print
+    compared = compare_command(options.recipe, options.overrides, options.vary, options.tune, say=say, **given)
+    _print(options, compared.data(), "\n" + compared.text())
     return 0
 
 
@@ -182,6 +221,16 @@ def _recover(options: Any) -> int:
     return 0 if recovered.proof.met else 1
 
 
+def _claims(options: Any) -> int:
+    from whet.run.claims_command import claims_command
+
+    data, text = claims_command(
+        options.words, folder=options.folder, table=options.table, again=options.again, on=options.on, quiet=options.json
+    )
+    _print(options, data, text)
+    return 0
+
+
 def _check(options: Any) -> int:
     from whet.run.check import check_recipe
 
@@ -190,10 +239,17 @@ def _check(options: Any) -> int:
     return 0 if result.passed else 1
 
 
-def _show(options: Any) -> int:
-    from whet.run.show import show_all, show_run
+def _board(options: Any) -> int:
+    from whet.board.command import serve
 
-    data, text = show_run(options.run) if options.run else show_all()
+    serve(options.host, options.port, options.claims, as_json=options.json)
+    return 0
+
+
+def _show(options: Any) -> int:
+    from whet.run.show import show, show_all
+
+    data, text = show(options.run) if options.run else show_all()
     _print(options, data, text)
     return 0
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,11 +255,16 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(hash_label(name, tensor.dtype, tensor.shape))
         digest.update(
             tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes()
         )
     return digest.hexdigest()[:16]
+
+
+def hash_label(name: str, dtype: object, shape: Sequence[int]) -> bytes:
+    """What :func:`weights_hash` puts before the bytes of a tensor."""
+    return f"{name} {dtype} {tuple(shape)}".encode()
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:

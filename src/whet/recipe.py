@@ -80,6 +80,8 @@ class TrainStep:
     adapter: Annotated[Any, Kind("adapter")] = "full"
     optimizer: Annotated[Any, Kind("optimizer")] = "adamw"
     schedule: Annotated[Any, Kind("schedule")] = "shuffle"
+    reference: str | None = None
+    """The stage that objectives hold the policy against; default the one to start from, for those that can do with it."""
     reward: Annotated[Any, Kind("reward")] | None = None
     """Only for objectives that need rollouts."""
     rollouts: Mapping[str, Any] = field(default_factory=dict)
@@ -196,6 +198,8 @@ _TOP = {"whet", "name", "model", "models", "seed", "about", "tokenizer_data", *S
 
 def _recipe(document: Mapping[str, Any]) -> Recipe:
     for key in document:
+        if key == "compare":
+            raise RecipeError("compare: this file describes a comparison; carry it out by 'whet compare'")
         if key not in _TOP:
             raise RecipeError(f"{key}: {unknown('section', str(key), _TOP)}")
     version = document.get("whet", FORMAT)
@@ -308,6 +312,7 @@ def _check_step(step: Step, where: str) -> None:
         needs = frozenset().union(*(o.needs for _, o in objectives(step.objective, f"{where}.objective")))
         if "rollouts" in needs and step.reward is None:
             raise RecipeError(f"{where}.reward: this objective learns from rollouts and needs a reward, such as exact-answer")
+        _check_reference(step, needs, where)
         for name, given in (("reward", step.reward is not None), ("rollouts", bool(step.rollouts))):
             if given and "rollouts" not in needs:
                 raise RecipeError(f"{where}.{name}: the objective takes no rollouts and would not read this; remove it")
@@ -327,6 +332,18 @@ def _check_step(step: Step, where: str) -> None:
             )
         if step.rollouts:
             rollout_settings(step.rollouts, f"{where}.rollouts")
+
+
+def _check_reference(step: TrainStep, needs: frozenset[str], where: str) -> None:
+    if "reference_logits" in needs and step.reference is None:
+        raise RecipeError(
+            f"{where}.reference: this objective holds the policy against another model; name its stage: an earlier step, or one of "
+            "the recipe's `models`"
+        )
+    if step.reference is not None and not needs & {"reference", "reference_logits"}:
+        raise RecipeError(f"{where}.reference: the objective holds the policy against no other model; remove it")
+    if {"reference_logits", "rollouts"} <= needs:
+        raise RecipeError(f"{where}.objective: an objective that needs right replies cannot be added to one that samples its own")
 
 
 def rollout_settings(given: Mapping[str, Any], where: str = "rollouts") -> Any:

@@ -14,6 +14,7 @@ from whet.data.phrases import key_phrases
 from whet.data.select.paser import ConceptGraph, Paser, spend_budget
 from whet.data.select.perplexity import Perplexity
 from whet.data.select.random import Random
+from whet.data.select.skill_it import SkillIt, fill, mixture_of
 from whet.errors import DataError, RecipeError
 
 
@@ -145,3 +146,37 @@ def test_drift_finds_groups_and_can_be_repeated(tiny_model):
     assert sorted(Drift()(labelled, Context(model=tiny_model, reference=tiny_model)).column_names) == sorted(
         labelled.column_names
     )
+
+
+def test_skill_it_is_its_closed_form():
+    losses, matrix = [0.3, 1.1, 2.0], np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 1.0]])
+    raw = np.exp(0.7 * matrix @ np.array(losses))
+    assert np.allclose(mixture_of(losses, matrix, 0.7), raw / raw.sum(), atol=1e-12, rtol=0)
+    assert np.allclose(mixture_of([2.0] * 3, np.eye(3), 0.7), 1 / 3, atol=1e-12, rtol=0)
+    assert np.allclose(mixture_of(losses, matrix, 0.0), 1 / 3, atol=1e-12, rtol=0)
+    assert np.isfinite(mixture_of([1e4, 0.0], np.eye(2), 1.0)).all()
+
+
+def test_what_a_skill_has_too_few_rows_for_goes_to_the_others():
+    assert fill(np.array([0.8, 0.1, 0.1]), [2, 10, 10], 8) == [2, 3, 3]
+    assert fill(np.array([1.0, 0.0]), [3, 4], 7) == [3, 4]
+
+
+def test_skill_it_takes_more_of_what_is_badly_learned(tiny_model):
+    context = Context(model=tiny_model, seed=3)
+    kept = SkillIt(by="skill", rows=20, eta=3.0)(pool(60), context)
+    lines = sorted(context.receipt["groups"], key=lambda line: line["loss"])
+    assert len(kept) == 20 and lines[0]["chosen"] < lines[1]["chosen"] and context.cost["tokens"] > 0
+    assert {line["name"]: line["chosen"] for line in lines} == {s: list(kept["skill"]).count(s) for s in ("add", "sort")}
+    easy, hard = (line["name"] for line in lines)
+    helping = Context(model=tiny_model, seed=3)
+    SkillIt(by="skill", rows=20, eta=3.0, influence={easy: {hard: 1.0}})(pool(60), helping)
+    assert {line["name"]: line["chosen"] for line in helping.receipt["groups"]}[easy] > 10
+    assert len(set(SkillIt(by="skill", rows=20, eta=0.0)(pool(60), Context(model=tiny_model))["prompt"])) == 20
+
+
+def test_influence_of_skills_that_are_not_there(tiny_model):
+    with pytest.raises(RecipeError, match="unknown skill 'adds': did you mean 'add'"):
+        SkillIt(by="skill", rows=4, influence={"adds": {"sort": 0.5}})(pool(), Context(model=tiny_model))
+    with pytest.raises(RecipeError, match="expected 0 or more, got -1"):
+        SkillIt(by="skill", rows=4, influence={"add": {"sort": -1.0}})(pool(), Context(model=tiny_model))

@@ -4,10 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.utils import prune
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from whet.edit.magnitude import Magnitude
 from whet.edit.run import run_edit
 from whet.errors import ModelError, RecipeError
+from whet.model import Model
 
 
 def weights_in(folder):
@@ -47,6 +49,17 @@ def test_rows_are_ranked_by_themselves():
     weight = torch.cat([torch.full((1, 8), 0.01), torch.full((1, 8), 5.0)]) * torch.arange(1, 9)
     assert Magnitude(scope="row").kept(weight).sum(1).tolist() == [4, 4]
     assert Magnitude(scope="tensor").kept(weight).sum(1).tolist() == [0, 8]
+
+
+def test_weights_that_are_stored_the_other_way_round_are_pruned_along_their_inputs(tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    start = Model(GPT2LMHeadModel(config), tiny_tokenizer, "gpt2").save(tmp_path / "in")
+    folder, _ = run_edit([start], {"name": "magnitude", "pattern": "2:4"}, output=tmp_path / "out")
+    network = GPT2LMHeadModel.from_pretrained(folder)
+    for block in network.transformer.h:
+        for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+            assert bool(((layer.weight.T.reshape(-1, 4) != 0).sum(1) == 2).all())
 
 
 def test_pruning_again_changes_nothing(make, tmp_path):

@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 
 from whet import parts
@@ -23,7 +25,10 @@ from whet.generate.kept import generate_in_blocks, kept_in
 from whet.model import Model
 from whet.run.cluster import check_reach, open_pool
 from whet.run.cluster_ray import RayPool
+from whet.run.compare.carry import compare_recipe
 from whet.run.compare.jobs import Job
+from whet.run.compare.page import summary
+from whet.run.ledger import Ledger
 from whet.run.manifest import MANIFEST
 from whet.run.processes import Processes
 from whet.run.runner import RunResult, run_recipe
@@ -260,6 +265,41 @@ def test_a_variant_whose_worker_is_killed_goes_on_from_its_checkpoint(on_cluster
     folder = Store.open(str(store)).get(next(s for s in done[1].steps if s.name == "one").identity)
     assert json.loads((folder / MANIFEST).read_text())["model/model.safetensors"]["sha256"] == _weights(alone, "one")
     assert json.loads((folder / "receipt.json").read_text())["receipt"]["resumed_at"] == 3
+
+
+def test_a_comparison_on_a_cluster_gives_the_numbers_of_one_process_also_when_a_worker_is_killed(
+    on_cluster: RayPool, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    train = {
+        "name": "one",
+        "model": "base",
+        "data": "text",
+        "format": "plain",
+        "steps": 4,
+        "batch_size": 8,
+        "checkpoint_every": 1,
+    }
+    scores = {**RECIPE["measure"][0], "models": ["one"]}
+    recipe = {**RECIPE, "data": RECIPE["data"][:1], "train": [train], "edit": [], "measure": [scores]}
+    asked: dict[str, Any] = {
+        "variants": {"a": {"train.0.lr": 1e-2}, "b": {"train.0.lr": 2e-2}},
+        "seeds": 2,
+        "say": lambda _: None,
+    }
+    mark, there = tmp_path / "mark", Store.open(str(tmp_path / "there"))
+    on_cluster.tally.lost.clear()
+
+    def pool(_: Any, items: Any, **rest: Any) -> list[Any]:
+        return on_cluster.map(work.carry_out_job, items, shared=(str(there.scratch), str(mark)), **rest)
+
+    far = summary(compare_recipe(recipe, store=there, pool=pool, **asked))
+    near = summary(compare_recipe(recipe, store=Store.open(str(tmp_path / "here")), **asked))
+    assert mark.exists() and [why.startswith("b, seed ") for why in on_cluster.tally.lost] == [True]
+    for key in ("by_seed", "scores", "verdicts"):
+        assert far[key] == near[key]
+    begun = Counter((run.recipe, run.seed) for run in Ledger.beside(there.scratch).runs())
+    assert sorted(begun.values()) == [1, 1, 1, 2] and begun["spread-a", 0] == begun["spread-a", 1] == 1
 
 
 def test_a_data_pass_does_not_depend_on_blocks_or_workers(pool: Pool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whet.errors import StoreError
-from whet.run.ledger import Ledger, Run, StepRecord
+from whet.run.ledger import ComparisonRecord, Ledger, Run, StepRecord
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -69,6 +69,28 @@ def test_an_ambiguous_or_unknown_run_is_named(ledger: Ledger) -> None:
         ledger.run("same-")
     with pytest.raises(StoreError, match="unknown run 'sane-1'"):
         ledger.run("sane-1")
+
+
+def test_comparisons_come_back_newest_first_and_are_found_like_runs(ledger: Ledger) -> None:
+    for day in (1, 2):
+        started = dt.datetime(2024, 1, day, tzinfo=dt.timezone.utc)
+        document, name = {"compare": {"seeds": day}}, f"ranks-{day}"
+        ledger.save(
+            ComparisonRecord(
+                id=name, name="ranks", status="running", started=started, finished=None, document=document, result={}
+            )
+        )
+    assert [c.id for c in ledger.comparisons()] == ["ranks-2", "ranks-1"] and ledger.runs() == []
+    done = ledger.comparison("ranks")
+    done.status, done.finished, done.result = "done", done.started, {"verdicts": [{"p": math.nan}]}
+    ledger.save(done)
+    found = ledger.comparison("last")
+    assert (found.id, found.status, found.document) == ("ranks-2", "done", {"compare": {"seeds": 2}})
+    assert math.isnan(found.result["verdicts"][0]["p"])
+    with pytest.raises(StoreError, match="begins several comparisons"):
+        ledger.comparison("rank")
+    with pytest.raises(StoreError, match="unknown comparison 'rants-1'"):
+        ledger.comparison("rants-1")
 
 
 def test_a_ledger_that_cannot_be_reached_is_named_without_its_password() -> None:

@@ -16,7 +16,7 @@ from whet.cli import main
 from whet.errors import StoreError
 from whet.run import store_gc
 from whet.run.alive import alive
-from whet.run.ledger import Ledger, Run, StepRecord
+from whet.run.ledger import ComparisonRecord, Ledger, Run, StepRecord
 from whet.run.runner import run_recipe
 from whet.run.show import show_all
 from whet.run.store import Store
@@ -99,6 +99,17 @@ def test_what_the_ledger_does_not_know_needs_a_word(store: Store) -> None:
     assert "stranger" in _artifacts(store)
     collect(store, rules=Rules(grace=0, delete=True, only_ledger=True))
     assert _artifacts(store) == {"a", "shared", "b"}
+
+
+def test_the_page_of_a_comparison_stays_whatever_becomes_of_its_runs(store: Store) -> None:
+    now = dt.datetime.now(dt.timezone.utc)
+    Ledger.beside(store.scratch).save(
+        ComparisonRecord(id="ranks-1", name="ranks", status="done", started=now, finished=now, document={}, result={})
+    )
+    for name in ("ranks-1", "stray-1"):
+        (store.scratch / "runs" / name).mkdir(parents=True)
+    collect(store, rules=Rules(keep_runs=0, grace=0, delete=True, only_ledger=True))
+    assert [path.name for path in (store.scratch / "runs").iterdir()] == ["ranks-1"]
 
 
 def test_what_is_young_stays(store: Store) -> None:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from whet import parts
+from whet.api import quantize
 from whet.data.example import Example
 from whet.data.schedules.shuffle import shuffle
 from whet.errors import DataError, OtherRank, WhetError
@@ -46,7 +47,7 @@ def rows(size: int, seed: int = 5) -> list[Example]:
 
 
 def train(model: Model, provider: Any, objective: Any, folder: Path | None, **settings: Any) -> FitResult:
-    extra = {name: settings.pop(name) for name in ("adapter",) if name in settings}
+    extra = {name: settings.pop(name) for name in ("adapter", "reference") if name in settings}
     chosen = TrainSettings(
         **{"steps": STEPS, "batch_size": 6, "lr": 3e-3, "precision": "float32", "micro_tokens": 96}
         | {"checkpoint_every": 2, "checkpoint_keep": STEPS}
@@ -71,6 +72,21 @@ def dpo(model: Model, folder: Path | None = None) -> FitResult:
     ]
     provider = FixedExamples(with_reference_logps(model, pairs), shuffle, batch_size=6)
     return train(model, provider, parts.build("objective", "dpo"), folder, micro_tokens=256)
+
+
+def against_another(model: Model, folder: Path | None = None) -> FitResult:
+    other = model.copy()
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.mul_(1.1)
+    provider = FixedExamples([[e] for e in rows(24)], shuffle, batch_size=6)
+    return train(model, provider, parts.build("objective", "compat-distill"), folder, reference=other)
+
+
+def scales(model: Model, folder: Path | None = None) -> FitResult:
+    small = quantize(model, bits=3, group_size=16, compensate="none")
+    provider = FixedExamples([[e] for e in rows(24)], shuffle, batch_size=6)
+    return train(small, provider, SFT(), folder, adapter="scales")
 
 
 def vowels(asked: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[float]:
@@ -151,6 +167,8 @@ CASES: dict[str, Case] = {
     "one row": supervised(batch_size=1),
     "checkpointing": supervised(gradient_checkpointing=True),
     "two objectives": supervised([(1.0, SFT()), (0.5, parts.build("objective", {"name": "masked-thought", "p": 0.3}))]),
+    "another model": against_another,
+    "scales": scales,
     "bfloat16": supervised(precision="bfloat16"),
     "wrong": supervised(wrong_on_the_second),
     "killed": supervised(killed_on_the_second),

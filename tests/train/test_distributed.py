@@ -38,7 +38,7 @@ PRELOADED = (
     "whet.train.objectives.upge",
     "whet.data.schedules.shuffle",
 )
-EQUAL = ("sft", "lora", "dpo", "grpo", "ppo", "uneven", "one row", "checkpointing", "two objectives")
+EQUAL = ("sft", "lora", "dpo", "grpo", "ppo", "uneven", "one row", "checkpointing", "two objectives", "another model", "scales")
 LIMIT = 240
 """Seconds after which a job counts as hanging, also on a busy machine."""
 

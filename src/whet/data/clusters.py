@@ -95,10 +95,14 @@ def nmf(matrix: Floats, rank: int, rounds: int = 200) -> tuple[Floats, Floats]:
 
     It starts from the non-negative parts of the leading singular vectors, so that the result is the same every time.
     """
-    u, s, vt = linalg.svd(matrix, full_matrices=False)
-    w, h = np.empty((matrix.shape[0], rank)), np.empty((rank, matrix.shape[1]))
-    for k in range(rank):
-        w[:, k], h[k] = _non_negative(u[:, k], s[k], vt[k])
+    width = matrix.shape[1]
+    # The leading right singular vectors alone: a whole decomposition of some thousand rows takes minutes.
+    _, v = linalg.eigh(matrix.T @ matrix, subset_by_index=(width - rank, width - 1))
+    w, h = np.empty((matrix.shape[0], rank)), np.empty((rank, width))
+    for k, right in enumerate(v.T[::-1]):
+        left = matrix @ right
+        value = float(np.linalg.norm(left))
+        w[:, k], h[k] = _non_negative(left / max(value, 1e-12), value, right)
     fill = matrix.mean()
     w, h = np.where(w > 0, w, fill), np.where(h > 0, h, fill)
     for _ in range(rounds):

@@ -42,7 +42,7 @@ def _candidates(text: str) -> list[tuple[str, ...]]:
     for piece in re.split(r"[^\w\s'-]+|\n", text):
         run: list[str] = []
         for word in [*piece.split(), ""]:
-            if word and word not in STOP_WORDS and not word.isdigit():
+            if any(c.isalpha() for c in word) and word not in STOP_WORDS:
                 run.append(word)
             else:
                 if 0 < len(run) <= LONGEST:

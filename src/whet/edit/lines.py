@@ -99,7 +99,8 @@ class Lines:
         formula = f"θ = θ_base + ({alpha:.6g} + {beta:.6g}·l/{count - 1})·[{change}], {alpha:.6g} outside {container}"
         factors = [alpha + beta * block / (count - 1) for block in range(count)]
         more = {"blocks": container, "factors": factors, "factor_outside": alpha, **(extra or {})}
-        return run_job(merge, combine, {**effective(self), "alpha": alpha, "beta": beta}, formula, weights, lambda: more)
+        settings = {**effective(self), "alpha": alpha, "beta": beta}
+        return run_job(merge, combine, settings, formula, weights, lambda: more, elementwise=self.merge == "sum")
 
     def _search(self, merge: MergeJob, grid: Sequence[tuple[float, float]]) -> dict[str, Any]:
         if merge.scorer is None:

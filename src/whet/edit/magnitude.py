@@ -7,7 +7,8 @@ embeddings, head, norms and biases stay. With a pattern ``N:M`` only the N large
     W'_ij = W_ij if |W_ij| is among the (1 - sparsity)·n largest of its tensor (of its row with scope: row), else 0
 
 It needs no data and is the baseline that every pruning method is measured against. Ties are cut in index order, so the share is
-exact. Pruning twice at the same sparsity changes nothing. Default sparsity 0.5.
+exact. Pruning twice at the same sparsity changes nothing. Default sparsity 0.5. GPT-2, whose weights are stored [in, out], is pruned
+as if they were [out, in].
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from whet.edit.job import MergeJob, names_of
 from whet.edit.streaming import Slot, open_models, run_job
 from whet.errors import ModelError, RecipeError
 from whet.parts import effective
+
+TRANSPOSED = ("gpt2", "openai-gpt")
+"""Model types whose linear layers store their weights [in, out]."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Magnitude:
             raise ModelError(f"magnitude prunes one model, got {len(merge.models)}: {', '.join(names_of(merge))}")
         checkpoints, _ = open_models(merge)
         _, block_of, _ = block_indices(checkpoints[0], self.blocks, checkpoints[0].config)
+        transposed = checkpoints[0].config.get("model_type") in TRANSPOSED
         zeros, entries = 0, 0
 
         def prune(slot: Slot) -> Tensor:
@@ -63,7 +68,8 @@ class Magnitude:
             weight = slot.tensor(0)
             if slot.name not in block_of or weight.dim() != 2:
                 return weight
-            pruned = torch.where(self.kept(weight, slot.name), weight, 0.0)
+            kept = self.kept(weight.T, slot.name).T if transposed else self.kept(weight, slot.name)
+            pruned = torch.where(kept, weight, 0.0)
             zeros, entries = zeros + int((pruned == 0).sum()), entries + pruned.numel()
             return pruned
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from whet.edit.deltas import terms
@@ -71,13 +70,13 @@ class Soup:
         order = sorted(range(len(names)), key=lambda i: (names[i], str(merge.models[i])))
 
         def combine(slot: Slot) -> Tensor:
-            total = torch.zeros(slot.shape, dtype=slot.arithmetic)
-            for i in order:
+            total = slot.tensor(order[0]).mul_(weights[order[0]])
+            for i in order[1:]:
                 total.add_(slot.tensor(i), alpha=weights[i])
             return total
 
         formula = "θ = " + terms(names, weights, "θ[{}]")
-        return run_job(merge, combine, effective(self), formula, weights, lambda: extra or {})
+        return run_job(merge, combine, effective(self), formula, weights, lambda: extra or {}, elementwise=True)
 
     def _greedy(self, merge: MergeJob) -> dict[str, Any]:
         names = names_of(merge)

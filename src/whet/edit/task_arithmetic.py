@@ -49,4 +49,4 @@ class TaskArithmetic:
             return linear_delta(slot, base, effective_weights).add_(base)
 
         formula = "θ = θ_base + " + terms(names_of(merge), effective_weights)
-        return run_job(merge, combine, effective(self), formula, effective_weights)
+        return run_job(merge, combine, effective(self), formula, effective_weights, elementwise=True)

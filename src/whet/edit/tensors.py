@@ -1,14 +1,18 @@
 """Safetensors folders, read and written one tensor at a time.
 
 The files are read by position, not mapped into memory, and written as a stream (the header is known before the first
-tensor is computed), so that neither side ever holds more than the tensor in hand, whatever the shard size.
+tensor is computed), so that neither side ever holds more than the tensor in hand, whatever the shard size. Stretches of a
+tensor can be read and written too. A thread writes and hashes one piece while the next is computed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 
 from whet.errors import ModelError
+from whet.model import hash_label
 from whet.weight_files import INDEX, read_header, weight_files
 
 SINGLE = "model.safetensors"
@@ -34,6 +39,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
+PIECE = 1 << 20
+"""Bytes that are read and hashed at a time."""
 _TIED_HEAD = "lm_head.weight"
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
@@ -76,6 +83,13 @@ class Checkpoint(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return _read(self.entries[name])
 
+    def stretch(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of a tensor in the order that they are stored in, as a vector."""
+        entry = self.entries[name]
+        width = entry.dtype.itemsize
+        first, last = entry.start + start * width, entry.start + min(stop, entry.numel) * width
+        return _read(Entry(entry.dtype, ((last - first) // width,), entry.file, first, last))
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
@@ -106,20 +120,19 @@ class Checkpoint(Mapping[str, Tensor]):
         return {head: embedding}
 
 
-class WithTied(Mapping[str, Tensor]):
-    """A checkpoint as ``state_dict`` shows it: tied names included."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.checkpoint[self.checkpoint.tied.get(name, name)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*self.checkpoint.entries, *self.checkpoint.tied])
-
-    def __len__(self) -> int:
-        return len(self.checkpoint.entries) + len(self.checkpoint.tied)
+def hash_of(checkpoint: Checkpoint) -> str:
+    """What ``weights_hash`` gives for the loaded network's ``state_dict``, tied names included, without holding a tensor."""
+    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
+    for name in sorted([*checkpoint.entries, *checkpoint.tied]):
+        entry = checkpoint.entries[checkpoint.tied.get(name, name)]
+        digest.update(hash_label(name, entry.dtype, entry.shape))
+        with entry.file.open("rb", buffering=0) as stream:
+            stream.seek(entry.start)
+            for start in range(entry.start, entry.end, PIECE):
+                part = piece[: entry.end - start]
+                _fill(stream, part, entry.file)
+                digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _header(file: Path) -> Iterator[tuple[str, Entry]]:
@@ -133,42 +146,52 @@ def _read(entry: Entry) -> Tensor:
     raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
     with entry.file.open("rb", buffering=0) as stream:
         stream.seek(entry.start)
-        view, got = raw.numpy().data, 0
-        while got < len(view):
-            count = stream.readinto(view[got:])
-            if not count:
-                raise ModelError(f"{entry.file}: ended while a tensor was read; it changed or the disk failed")
-            got += count
+        _fill(stream, raw.numpy().data, entry.file)
     return raw.view(entry.dtype).reshape(entry.shape)
 
 
+def _fill(stream: FileIO, view: memoryview, file: Path) -> None:
+    got = 0
+    while got < len(view):
+        count = stream.readinto(view[got:])
+        if not count:
+            raise ModelError(f"{file}: ended while a tensor was read; it changed or the disk failed")
+        got += count
+
+
 def write_checkpoint(
-    folder: Path, layout: Mapping[str, Entry], compute: Callable[[str], Tensor], shard_bytes: int = 5_000_000_000
-) -> dict[str, int]:
+    folder: Path,
+    layout: Mapping[str, Entry],
+    compute: Callable[[str], Tensor | Iterable[Tensor]],
+    shard_bytes: int = 5_000_000_000,
+) -> tuple[dict[str, int], str | None]:
     """Writes tensors as safetensors shards with their index, computing one at a time.
 
     Args:
         folder: an existing folder.
         layout: name -> dtype and shape (the file and offsets are not read); its order decides the shards.
-        compute: gives the tensor of that name, in the layout's dtype and shape.
+        compute: gives the tensor of that name, in the layout's dtype and shape, or its elements as pieces in their order.
         shard_bytes: largest size of a shard's tensors; a single larger tensor gets a shard of its own.
 
     Returns:
-        ``bytes``, ``shards`` and ``tensors`` that were written.
+        ``bytes``, ``shards`` and ``tensors`` that were written; and their weight hash, ``None`` if they were not written in
+        the order of their names, which the hash needs.
     """
     shards = _shards(layout, shard_bytes)
     single = len(shards) == 1
-    weight_map = {}
+    weight_map: dict[str, str] = {}
+    digest = hashlib.sha256()
     for number, names in enumerate(shards, 1):
         file = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with (folder / file).open("wb") as stream:
-            _write_shard(stream, {name: layout[name] for name in names}, compute)
+            _write_shard(stream, {name: layout[name] for name in names}, compute, digest)
         weight_map.update(dict.fromkeys(names, file))
     total = sum(_bytes(entry) for entry in layout.values())
     if not single:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-    return {"bytes": total, "shards": len(shards), "tensors": len(layout)}
+    in_order = list(weight_map) == sorted(layout)
+    return {"bytes": total, "shards": len(shards), "tensors": len(layout)}, digest.hexdigest()[:16] if in_order else None
 
 
 def _bytes(entry: Entry) -> int:
@@ -188,7 +211,9 @@ def _shards(layout: Mapping[str, Entry], shard_bytes: int) -> list[list[str]]:
     return [sorted(names, key=lambda n: -layout[n].dtype.itemsize) for names in shards]
 
 
-def _write_shard(stream: BinaryIO, layout: Mapping[str, Entry], compute: Callable[[str], Tensor]) -> None:
+def _write_shard(
+    stream: BinaryIO, layout: Mapping[str, Entry], compute: Callable[[str], Tensor | Iterable[Tensor]], digest: Any
+) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, entry in layout.items():
@@ -201,8 +226,34 @@ def _write_shard(stream: BinaryIO, layout: Mapping[str, Entry], compute: Callabl
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     stream.write(len(text).to_bytes(8, "little") + text)
-    for name, entry in layout.items():
-        tensor = compute(name).to(entry.dtype).contiguous()
-        if tuple(tensor.shape) != entry.shape:
-            raise ModelError(f"tensor {name!r}: computed with shape {tuple(tensor.shape)} where {entry.shape} was planned")
-        stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+    def put(data: Any) -> None:
+        digest.update(data)
+        stream.write(data)
+
+    with ThreadPoolExecutor(1) as writer:
+        under_way: Future[None] | None = None
+        for name, entry in layout.items():
+            digest_label = hash_label(name, entry.dtype, entry.shape)
+            for number, piece in enumerate(_pieces(name, entry, compute(name))):
+                if under_way is not None:
+                    under_way.result()
+                if not number:
+                    digest.update(digest_label)
+                under_way = writer.submit(put, piece.reshape(-1).view(torch.uint8).numpy().data)
+        if under_way is not None:
+            under_way.result()
+
+
+def _pieces(name: str, entry: Entry, computed: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """The pieces in the planned dtype; refuses what has not the planned size."""
+    if isinstance(computed, Tensor):
+        if tuple(computed.shape) != entry.shape:
+            raise ModelError(f"tensor {name!r}: computed with shape {tuple(computed.shape)} where {entry.shape} was planned")
+        computed = [computed]
+    count = 0
+    for piece in computed:
+        count += piece.numel()
+        yield piece.to(entry.dtype).contiguous()
+    if count != entry.numel:
+        raise ModelError(f"tensor {name!r}: computed with {count} elements where {entry.numel} were planned")

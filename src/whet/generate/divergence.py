@@ -74,6 +74,12 @@ def refuse_other_vocabulary(model: Model, reference: Model) -> None:
         raise ModelError(
             f"{model.name!r} and {reference.name!r} have different vocabularies, so their predictions cannot be compared token by token"
         )
+    widths = [int(m.config.get_text_config().vocab_size) for m in (model, reference)]
+    if widths[0] != widths[1]:
+        raise ModelError(
+            f"{model.name!r} predicts {widths[0]} tokens and {reference.name!r} {widths[1]}, though their tokenizers agree; resize "
+            "the embeddings of one to those of the other"
+        )
 
 
 def text_embeddings(model: Model, sequences: Sequence[Sequence[int]], batch_tokens: int = 8192) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Whether a run that the ledger calls ``running`` still is: each run holds a lock for as long as its process lives.
+"""Whether a run or comparison that the ledger calls ``running`` still is: each holds a lock for as long as its process lives.
 
 The operating system releases the lock however the process ends, SIGKILL included. In the lock's file stands which machine the
-run is on: of a run on another machine, or one without the file, nothing is claimed.
+it is on: of one on another machine, or one without the file, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from whet.run.ledger import Ledger, Run
+from whet.run.ledger import ComparisonRecord, Ledger, Run
 from whet.run.store import Store
-from whet.run.store_lock import locked
+from whet.run.store_lock import is_free, locked
 
 INTERRUPTED = "interrupted"
 """How a run ended whose process is gone without having said how."""
@@ -29,16 +30,17 @@ def alive(store: Store, run_id: str) -> Iterator[None]:
 
 
 def settle(store: Store, ledger: Ledger) -> None:
-    """Records as interrupted the runs of this machine whose process is gone."""
-    for run in ledger.runs():
-        if run.status == "running" and _here(store, run):
-            with locked(_file(store, run.id), wait=False) as gone:
+    """Records as interrupted the runs and comparisons of this machine whose process is gone."""
+    known: list[Run | ComparisonRecord] = [*ledger.runs(), *ledger.comparisons()]
+    for entry in known:
+        if entry.status == "running" and _here(store, entry):
+            with locked(_file(store, entry.id), wait=False) as gone:
                 if gone:
-                    _record(ledger, run.id)
+                    _record(ledger, entry)
 
 
-def note(store: Store, run: Run) -> str:
-    """What can be said about the status of a run, after :func:`settle`; empty where the status says it all."""
+def note(store: Store, run: Run | ComparisonRecord) -> str:
+    """What can be said about the status of a run or comparison, after :func:`settle`; empty where the status says it all."""
     if run.status == INTERRUPTED:
         return "its process is gone; the same command goes on where it was"
     if run.status != "running":
@@ -48,18 +50,22 @@ def note(store: Store, run: Run) -> str:
     return "started on another machine or with another store folder; from here it cannot be told whether it still runs"
 
 
+def is_gone(store: Store, run: Run | ComparisonRecord) -> bool:
+    """Whether a run that the ledger calls running was on this machine and its process is gone; records nothing."""
+    return run.status == "running" and _here(store, run) and is_free(_file(store, run.id))
+
+
 def _file(store: Store, run_id: str) -> Path:
     return store.scratch / "locks" / f"run-{run_id}"
 
 
-def _here(store: Store, run: Run) -> bool:
+def _here(store: Store, run: Run | ComparisonRecord) -> bool:
     path = _file(store, run.id)
     return path.is_file() and path.read_text() == platform.node()
 
 
-def _record(ledger: Ledger, run_id: str) -> None:
+def _record(ledger: Ledger, entry: Run | ComparisonRecord) -> None:
     with ledger.session() as session:
-        run = session.get_one(Run, run_id)
-        run.status = INTERRUPTED if run.status == "running" else run.status
-        for step in run.steps:
-            step.status = INTERRUPTED if step.status == "running" else step.status
+        known: Any = session.get_one(type(entry), entry.id)
+        for row in (known, *getattr(known, "steps", ())):
+            row.status = INTERRUPTED if row.status == "running" else row.status

@@ -17,6 +17,7 @@ from whet import parts
 from whet.measure.invariants import Invariant, check_all
 from whet.model import Model, quiet_transformers
 from whet.recipe import Recipe, TrainStep, objectives, read
+from whet.recipe_text import read_yaml
 from whet.run.bundled import find_recipe
 from whet.run.forecast import Forecast, Generation, forecast_recipe
 from whet.run.models import open_model
@@ -64,13 +65,17 @@ class CheckResult:
 
 
 def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> CheckResult:
-    """Checks a recipe's invariants on its own model and data and forecasts its cost.
+    """Checks a recipe's invariants on its own model and data and forecasts its cost; of a comparison, those of every variant.
 
     Raises:
         RecipeError: the recipe cannot be carried out.
         DataError: rows that cannot be read or formatted.
     """
     quiet_transformers()
+    if _is_comparison(recipe):
+        from whet.run.compare.check import check_comparison
+
+        return check_comparison(recipe, overrides)
     parsed = read(find_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe, overrides)
     model = _base(parsed)
     preflight(parsed, model, lambda name: rows_of(parsed, name))
@@ -84,6 +89,9 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
             notes.append(f"train step {step.name!r}: its rows are made by a model, so they are checked when they exist")
             continue
         if "rollouts" in _needs(step):
+            continue
+        if "reference_logits" in _needs(step):
+            notes.append(f"train step {step.name!r}: its objective reads another model's predictions; it is tried when both exist")
             continue
         units, receipt = _prepare(step, model, rows)
         prepared[step.name] = units, receipt
@@ -101,6 +109,11 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
     )
     ended = sum(s["finish"] != "length" for s in samples)
     return CheckResult(checks, rendered, samples, ended, forecast, notes)
+
+
+def _is_comparison(recipe: str | Path | Mapping[str, Any]) -> bool:
+    """Whether a recipe has a section ``compare``."""
+    return "compare" in (recipe if isinstance(recipe, Mapping) else read_yaml(find_recipe(recipe), {}))
 
 
 def _base(recipe: Recipe) -> Model:

@@ -12,6 +12,8 @@ EXTRAS: dict[str, tuple[str, str, str]] = {
     "compressed-tensors": ("compressed_tensors", "export", "export of quantized models that transformers and servers load"),
     "psycopg": ("psycopg", "postgres", "the ledger on PostgreSQL"),
     "ray": ("ray", "ray", "variants and data passes on a cluster"),
+    "starlette": ("starlette", "board", "the board in a browser"),
+    "uvicorn": ("uvicorn", "board", "the board in a browser"),
     "trl": ("trl", "bench", "benchmarks and parity tests against TRL"),
     "lm-eval": ("lm_eval", "bench", "benchmarks and parity tests against lm-eval"),
     "mergekit": ("mergekit", "bench", "benchmarks and parity tests against mergekit"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from whet.budget import Budget
 from whet.recipe import BASE, MODEL_SECTIONS, Recipe, TrainStep, objectives, rollout_settings
 
 if TYPE_CHECKING:
@@ -105,12 +106,17 @@ def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]],
     ).curve
     speed = sum(e["tokens"] for e in log[1:]) / max(sum(e["seconds"] for e in log[1:]), 1e-9)
     per_unit = sum(len(e) for unit in units for e in unit) / len(units)
-    tokens = _planned_tokens(step, per_unit, rows)
+    tokens = _planned_tokens(step, per_unit, rows, speed, model.parameters)
     return StepForecast(step.name, tokens / speed, tokens, f"{speed:,.0f} tokens/s in a trial of 3 steps")
 
 
-def _planned_tokens(step: TrainStep, per_unit: float, rows: int) -> float:
+def _planned_tokens(step: TrainStep, per_unit: float, rows: int, speed: float, weights: int) -> float:
     settings = step.settings
+    if settings.get("budget"):
+        budget = Budget.parse(settings["budget"])
+        # 2 operations per weight and token forward, 4 backward.
+        per_token = {"tokens": 1.0, "examples": 1 / per_unit, "seconds": 1 / speed, "flops": 6.0 * weights}
+        return budget.amount / per_token[budget.unit]
     if settings.get("tokens"):
         return float(settings["tokens"])
     if settings.get("steps"):

@@ -1,4 +1,4 @@
-"""The ledger: which runs there were, of what steps, with which results. SQLite by default, any SQLAlchemy URL by choice."""
+"""The ledger: which runs and comparisons there were, of what, with which results. SQLite by default, any SQLAlchemy URL by choice."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, DateTime, Engine, ForeignKey, Text, TypeDecorator, create_engine, event, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +19,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from whet.errors import StoreError, unknown
 
 log = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 
 
 class Document(TypeDecorator[dict[str, Any]]):
@@ -91,6 +93,22 @@ class StepRecord(Base):
     run: Mapped[Run] = relationship(back_populates="steps")
 
 
+class ComparisonRecord(Base):
+    """One comparison: the recipe with its section ``compare``, how it ended (as a run does), and then as ``result`` its summary,
+    see ``whet.run.compare.page.summary`` (before the end: empty; of one that failed: ``error``). Its runs are runs like any.
+    """
+
+    __tablename__ = "comparisons"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    status: Mapped[str]
+    started: Mapped[dt.datetime]
+    finished: Mapped[dt.datetime | None]
+    document: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any]]
+
+
 class Forgotten(Base):
     """A run whose artifacts need not be kept; its record stays."""
 
@@ -161,6 +179,11 @@ class Ledger:
                 _ = run.steps
             return found
 
+    def comparisons(self) -> list[ComparisonRecord]:
+        """All comparisons, newest first."""
+        with self.session() as session:
+            return list(session.scalars(select(ComparisonRecord).order_by(ComparisonRecord.started.desc())))
+
     def forget(self, runs: Iterable[str]) -> None:
         """Marks runs as forgotten: what only they refer to may be collected. Their records stay."""
         now = dt.datetime.now(dt.timezone.utc)
@@ -186,18 +209,30 @@ class Ledger:
         Raises:
             StoreError: no such run, or several.
         """
-        runs = self.runs()
-        if reference == "last" and runs:
-            return runs[0]
-        for match in ([r for r in runs if r.id == reference], [r for r in runs if r.recipe == reference][:1]):
-            if match:
-                return match[0]
-        started = [r for r in runs if r.id.startswith(reference)]
-        if len(started) == 1:
-            return started[0]
-        if started:
-            raise StoreError(f"{reference!r} begins several runs: {', '.join(r.id for r in started)}")
-        raise StoreError(unknown("run", reference, [r.id for r in runs[:20]]))
+        return _found("run", reference, {r.id: r for r in self.runs()}, lambda r: r.recipe)
+
+    def comparison(self, reference: str) -> ComparisonRecord:
+        """A comparison by its id, an unambiguous beginning of it, its name (the newest), or ``last``.
+
+        Raises:
+            StoreError: no such comparison, or several.
+        """
+        return _found("comparison", reference, {c.id: c for c in self.comparisons()}, lambda c: c.name)
+
+
+def _found(kind: str, reference: str, by_id: Mapping[str, Row], name: Callable[[Row], str]) -> Row:
+    """What a user's reference means among rows that are in the order newest first."""
+    if reference == "last" and by_id:
+        return next(iter(by_id.values()))
+    named = [row for row in by_id.values() if name(row) == reference]
+    if reference in by_id or named:
+        return by_id[reference] if reference in by_id else named[0]
+    started = [identity for identity in by_id if identity.startswith(reference)]
+    if len(started) == 1:
+        return by_id[started[0]]
+    if started:
+        raise StoreError(f"{reference!r} begins several {kind}s: {', '.join(started)}")
+    raise StoreError(unknown(kind, reference, list(by_id)[:20]))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Prints runs: what each step did, what it cost, and why it ran or was reused."""
+"""Prints runs and comparisons: what each step did, what it cost, and why it ran or was reused; what each comparison found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def number(value: Any) -> str:
 
 
 def show_all() -> tuple[list[dict[str, Any]], str]:
-    """All runs, newest first, as data and as text."""
+    """All runs and comparisons, newest first, as data and as text."""
     ledger = _settled()
     runs, forgotten = ledger.runs(), ledger.forgotten()
     data = [
@@ -58,7 +58,46 @@ def show_all() -> tuple[list[dict[str, Any]], str]:
         f"{r.id}  {r.status:<11} {len(r.steps):>3} steps  {r.started:%Y-%m-%d %H:%M}{'  forgotten' if r.id in forgotten else ''}"
         for r in runs
     )
+    compared = ledger.comparisons()
+    data += [{"comparison": c.id, "name": c.name, "status": c.status, "started": c.started} for c in compared]
+    if compared:
+        rows = (
+            f"{c.id}  {c.status:<11} {len(c.result.get('variants', {})):>3} variants  {c.started:%Y-%m-%d %H:%M}"
+            for c in compared
+        )
+        text = "\n".join([text, "", "comparisons", *rows])
     return data, text or "no runs yet; try: whet run quickstart"
+
+
+def show(reference: str) -> tuple[dict[str, Any], str]:
+    """A run or a comparison, as data and as text; where a name or a beginning is that of both, the run."""
+    ledger = _settled()
+    is_run = reference == "last" or any(r.recipe == reference or r.id.startswith(reference) for r in ledger.runs())
+    is_comparison = any(c.name == reference or c.id.startswith(reference) for c in ledger.comparisons())
+    return show_comparison(reference) if is_comparison and not is_run else show_run(reference)
+
+
+def show_comparison(reference: str) -> tuple[dict[str, Any], str]:
+    """One comparison with its verdicts, as data and as text."""
+    from whet.run.compare.command import lines
+
+    record, store = _settled().comparison(reference), Store.open()
+    about = note(store, record)
+    data = {
+        "comparison": record.id,
+        "name": record.name,
+        "status": record.status,
+        "note": about,
+        "started": record.started,
+        "finished": record.finished,
+        "document": record.document,
+        "result": record.result,
+    }
+    head = f"{record.id}  {record.status}" + (f" ({about})" if about else "")
+    if "verdicts" not in record.result:
+        return data, "\n".join([head, *record.result.values()])
+    page = store.scratch / "runs" / record.id / "compare.html"
+    return data, "\n".join([head, *lines(record.result)[1:], *([f"page: {page}"] if page.is_file() else [])])
 
 
 def show_run(reference: str) -> tuple[dict[str, Any], str]:

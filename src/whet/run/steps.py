@@ -28,9 +28,12 @@ from whet.recipe import (
 )
 from whet.run.comparisons import compare_stages, measure_stages
 from whet.run.models import open_model, save_model
+from whet.run.progress import ProgressFile
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from whet.measure.outcome import TaskResult
 
 Receipt = dict[str, Any]
 MODEL, ROWS, ADAPTER = "model", "rows", "adapter"
@@ -152,7 +155,8 @@ def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoin
     model = inputs.model(step.model)
     rows = inputs.dataset(step.data) if step.data else None
     if section == "train":
-        made, receipt = train_model(step, model, rows, inputs.recipe.seed, checkpoint)
+        reference = inputs.model(step.reference) if step.reference else None
+        made, receipt = train_model(step, model, rows, inputs.recipe.seed, checkpoint, reference)
         if "adapter_folder" in receipt:
             shutil.copytree(receipt["adapter_folder"], folder / ADAPTER)
             receipt["adapter_folder"] = ADAPTER
@@ -163,8 +167,13 @@ def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoin
     return receipt
 
 
-def train_model(step: TrainStep, model: Model, rows: Any, seed: int, checkpoint: Path | None) -> tuple[Model, Receipt]:
-    """Trains a model on rows as the step says."""
+def train_model(
+    step: TrainStep, model: Model, rows: Any, seed: int, checkpoint: Path | None, reference: Model | None = None
+) -> tuple[Model, Receipt]:
+    """Trains a model on rows as the step says; ``reference``: the model of the step's ``reference``.
+
+    Beside the checkpoints, where there are any, lies how far it is, see :mod:`whet.run.progress`.
+    """
     from whet.train.distributed import world
     from whet.train.run import train
 
@@ -182,8 +191,10 @@ def train_model(step: TrainStep, model: Model, rows: Any, seed: int, checkpoint:
             settings=step.settings,
             seed=seed,
             checkpoint=checkpoint,
+            on_step=ProgressFile(checkpoint) if checkpoint is not None and not world().rank else None,
             validate=step.validate,
             validations=step.validations,
+            reference=reference,
         )
 
 
@@ -198,7 +209,13 @@ def quantize_model(
     settings = {f.name: getattr(QuantizeSettings(**given), f.name) for f in dataclasses.fields(QuantizeSettings)}
     count = settings.pop("rows")
     calibration = token_rows(model, rows, count) if rows is not None else ()
-    return quantize(model, calibration, seed=seed, name=step.name, checkpoint=checkpoint, **settings)
+    made, receipt = quantize(model, calibration, seed=seed, name=step.name, checkpoint=checkpoint, **settings)
+    return made, {**receipt, "cost": {**_reading(model.parameters, sum(map(len, calibration))), **receipt.get("cost", {})}}
+
+
+def _reading(weights: int, tokens: int) -> dict[str, float]:
+    """The cost of a model's reading or writing so many tokens."""
+    return {"tokens": tokens, "flops": 2.0 * weights * tokens}
 
 
 def token_rows(model: Model, rows: Any, count: int) -> list[list[int]]:
@@ -223,12 +240,15 @@ def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
             raise RecipeError(
                 f"edit step {step.name!r}: stage {name!r} is quantized; merge the unquantized stages, then quantize"
             )
-    scorer = None
+    scorer, cost = None, {"tokens": 0.0, "flops": 0.0}
     if step.score is not None:
         task = step.score
 
         def scorer(candidate: Path) -> float:
-            result = task(open_model(candidate))
+            model = open_model(candidate)
+            result = task(model)
+            for unit, amount in _reading(model.parameters, _tokens(result)).items():
+                cost[unit] += amount
             value = result.estimates[result.metric].value
             return value if is_better_high(result.metric) else -value
 
@@ -240,7 +260,14 @@ def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
             base=inputs.model_folder(step.base),
             scorer=scorer,
         )
-    return receipt
+    return {**receipt, "cost": {"tokens": int(cost["tokens"]), "flops": cost["flops"]}} if step.score is not None else receipt
+
+
+def _tokens(result: TaskResult) -> int:
+    """What a task's model read and wrote."""
+    if "prompt_tokens" in result.receipt:
+        return int(result.receipt["prompt_tokens"]) + int(result.receipt.get("generated_tokens", 0))
+    return int(sum(outcome.scores.get("tokens", 0.0) for outcome in result.outcomes))
 
 
 class _stage_folders:
@@ -267,9 +294,7 @@ class _stage_folders:
 def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
     results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder, checkpoint)
     found = compare_stages(results, {**parents(inputs.recipe), **step.against}, folder)
-    written = sum(
-        int(r.receipt.get("generated_tokens", 0)) + int(r.receipt.get("prompt_tokens", 0)) for rs in results.values() for r in rs
-    )
+    written = sum(_tokens(r) for rs in results.values() for r in rs)
     scores = {
         task: {r.model: f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" for r in rs for e in [r.estimates[r.metric]]}
         for task, rs in results.items()

@@ -136,6 +136,7 @@ class _Survey:
         self.notes: list[str] = []
         self.forgotten = {run for ledger in ledgers for run in ledger.forgotten()} | chosen
         self.runs: dict[str, Run] = {run.id: run for ledger in ledgers for run in ledger.runs()}
+        self.comparisons = {compared.id: compared for ledger in ledgers for compared in ledger.comparisons()}
         steps = [(step, run.id) for run in self.runs.values() for step in run.steps]
         self.known = {step.identity: f"{step.section} {step.name}" for step, _ in steps}
         self.needed = {step.identity for step, run in steps if run not in self.forgotten}
@@ -218,7 +219,7 @@ def _extent(path: Path) -> tuple[int, dt.datetime]:
 
 def _reports(store: Store, survey: _Survey) -> Iterator[Thing]:
     for path in sorted((store.scratch / "runs").iterdir()):
-        if path.name in survey.runs and path.name not in survey.forgotten:
+        if path.name in survey.comparisons or (path.name in survey.runs and path.name not in survey.forgotten):
             continue
         why = "its run is forgotten" if path.name in survey.runs else "in no run" if survey.rules.only_ledger else ""
         if why:
@@ -226,9 +227,10 @@ def _reports(store: Store, survey: _Survey) -> Iterator[Thing]:
 
 
 def _locks(store: Store, survey: _Survey) -> Iterator[Thing]:
-    """Lock files whose holder was killed; that of a run which the ledger calls running says where it runs, and stays."""
+    """Lock files whose holder was killed; that of a run or comparison which the ledger calls running says where it runs, and stays."""
     for path in sorted((store.scratch / "locks").iterdir()):
-        run = survey.runs.get(path.name.removeprefix("run-"))
+        name = path.name.removeprefix("run-")
+        run = survey.runs.get(name) or survey.comparisons.get(name)
         if not (run and run.status == "running") and is_free(path):
             yield Thing("lock", path.name, str(path), 0, "left by a run that was killed")
 

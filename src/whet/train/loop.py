@@ -67,6 +67,7 @@ def fit(
     in_place: bool = False,
     already: int = 0,
     watch: Watch | None = None,
+    reference: Model | None = None,
 ) -> FitResult:
     """Trains a model.
 
@@ -83,6 +84,7 @@ def fit(
         progress: shows a bar; default: on a terminal.
         already: tokens that a model has read for this run before; they count against a budget.
         watch: measures the model at moments of the run.
+        reference: for objectives that need ``reference_logits``; it stays as it is.
 
     Several processes, started by torchrun, all call this with the same arguments and all get the whole trained model.
 
@@ -94,7 +96,7 @@ def fit(
     ranks, where = world(), lambda: "before training"
     with ranks.together(lambda: where()), torch.random.fork_rng(enabled=True):
         torch.manual_seed(settings.seed)
-        training = prepare(model, provider, objective, settings, adapter, optimizer, temperature, in_place, already)
+        training = prepare(model, provider, objective, settings, adapter, optimizer, temperature, in_place, already, reference)
         where = training.where
         own_stream(settings.seed, ranks)
         training.resume(checkpoint_folder if resume else None)

@@ -10,7 +10,9 @@ An objective is a part: a frozen dataclass (its fields are its settings) that is
 
 ``needs`` names what the loop must provide: ``pairs`` (chosen and rejected of one unit in one batch), ``reference``
 (``token_values["reference_logps"]``), ``rollouts`` (groups sampled from the policy, with ``old_logps`` and ``reward``),
-``demonstrations`` (a reference completion per prompt), ``values`` (a value head). The loss is the micro-batch's share of
+``demonstrations`` (a reference completion per prompt), ``values`` (a value head), ``reference_logits`` and ``start_logits``
+(the step's ``reference`` model, and the model that training starts from, as the references ``reference`` and ``start`` of
+``policy.per_token``). The loss is the micro-batch's share of
 the step's loss: sums over the micro-batch divided by ``batch.totals``, so that adding the micro-batches up gives exactly
 the loss of the whole step. An objective whose ``needs`` depend on its settings makes it a property.
 
@@ -24,7 +26,7 @@ An objective may have more, each optional:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -50,6 +52,10 @@ class Policy(Protocol):
 
     def logps_and_entropy(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same and the entropy of the next-token distribution (nats), both float32 [N, S]."""
+
+    def per_token(self, batch: Batch, function: Callable[..., Tensor], references: Sequence[str] = ()) -> Tensor:
+        """``function(logits, labels, *reference logits)`` of the M trained tokens, by pieces: logits float32 [m, V], labels [m],
+        references without gradient; its results joined, [M, ...]."""
 
     def values(self, batch: Batch) -> Tensor:
         """The value head's prediction at each position, float32 [N, S]; only if the objective needs ``values``."""

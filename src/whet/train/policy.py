@@ -7,7 +7,7 @@ several objectives, or the log-probabilities and the values, share one forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,13 +47,15 @@ class HFPolicy:
     ``compute`` is the format of the products (``float32``: no casting). ``temperature`` divides the logits: log-probabilities
     are then those of a sampler at that temperature. ``value_head`` maps the last hidden state to one number.
     ``shares_packs`` says whether the network keeps packed rows apart, ``shares_stems`` whether rows may also share their
-    beginning, as found by probes; pass both to ``pack``.
+    beginning, as found by probes; pass both to ``pack``. ``references`` are other models, by name, that
+    :meth:`per_token` holds this one against; they have the same vocabulary and are not trained.
     """
 
     network: nn.Module
     compute: torch.dtype = torch.float32
     temperature: float = 1.0
     value_head: nn.Linear | None = None
+    references: Mapping[str, HFPolicy] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
     shares_packs: bool = field(init=False)
     shares_stems: bool = field(init=False)
@@ -64,8 +66,9 @@ class HFPolicy:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}: log-probabilities need one above 0")
         self._parts = backbone_and_head(self.network)
-        self.shares_packs = keeps_rows_apart(self.network)
-        self.shares_stems = self.shares_packs and shares_stems(self.network)
+        others = self.references.values()
+        self.shares_packs = keeps_rows_apart(self.network) and all(other.shares_packs for other in others)
+        self.shares_stems = self.shares_packs and shares_stems(self.network) and all(other.shares_stems for other in others)
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +104,13 @@ class HFPolicy:
         both = self._per_target(batch, batch.labels[batch.mask], _logps_and_entropy)
         return _spread(batch, both[:, 0]), _spread(batch, both[:, 1])
 
+    def per_token(self, batch: Batch, function: Callable[..., Tensor], references: Sequence[str] = ()) -> Tensor:
+        """``function(logits, labels, *others)`` of the M trained tokens, a piece of them at a time: ``logits`` float32 [m, V],
+        ``labels`` [m], ``others`` the logits of the named references, without gradient. The results [m, ...] joined: [M, ...].
+        """
+        others = [self.references[name] for name in references]
+        return self._per_target(batch, batch.labels[batch.mask], function, others)
+
     def values(self, batch: Batch) -> Tensor:
         """The value head's prediction at each position, float32 [N, S].
 
@@ -116,29 +126,47 @@ class HFPolicy:
     def forget(self) -> None:
         """Drops the kept forward; called after the backward pass, and when weights change."""
         self._cache = _Cache()
+        for other in self.references.values():
+            other.forget()
 
-    def _per_target(self, batch: Batch, targets: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        self._forward(batch)
-        if self._parts is None:
-            assert self._cache.logits is not None
-            return function(self._cache.logits[batch.mask].float() / self.temperature, targets)
-        assert self._cache.hidden is not None
-        hidden = self._cache.hidden[batch.mask]
-        size = self._piece(self._parts[1], len(targets))
+    def _per_target(
+        self, batch: Batch, targets: Tensor, function: Callable[..., Tensor], others: Sequence[HFPolicy] = ()
+    ) -> Tensor:
+        states = [self._states(batch)]
+        with torch.no_grad():
+            states += [other._states(batch) for other in others]
+
+        def of_piece(targets: Tensor, own: Tensor, *theirs: Tensor) -> Tensor:
+            with torch.no_grad():
+                logits = [other._logits(state) for other, state in zip(others, theirs)]
+            return function(self._logits(own), targets, *logits)
+
+        size = min(policy._piece(len(targets), 1 + len(others)) for policy in (self, *others))
         if size >= len(targets):
-            return self._head(hidden, targets, function)
-        pieces = zip(hidden.split(size), targets.split(size))
-        return torch.cat([checkpoint(self._head, h, t, function, use_reentrant=False) for h, t in pieces])
+            return of_piece(targets, *states)
+        pieces = zip(targets.split(size), *(state.split(size) for state in states))
+        return torch.cat([checkpoint(of_piece, *piece, use_reentrant=False) for piece in pieces])
 
-    def _piece(self, head: nn.Module, targets: int) -> int:
+    def _states(self, batch: Batch) -> Tensor:
+        """What :meth:`_logits` turns into logits at each trained position, [M, width]: hidden states, or the logits themselves."""
+        self._forward(batch)
+        kept = self._cache.logits if self._parts is None else self._cache.hidden
+        assert kept is not None
+        return kept[batch.mask]
+
+    def _piece(self, targets: int, models: int) -> int:
+        """Positions whose logits, of so many models, are in memory at a time."""
+        if self._parts is None or not targets:
+            return max(1, targets)
+        head = self._parts[1]
         vocabulary = getattr(head, "out_features", None) or next(head.parameters()).shape[0]
-        return max(1, min(targets, LOGIT_BYTES // (4 * vocabulary))) if targets else 1
+        return max(1, min(targets, LOGIT_BYTES // (4 * vocabulary * models)))
 
-    def _head(self, hidden: Tensor, targets: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        assert self._parts is not None
-        with self._autocast():
-            logits = self._parts[1](hidden)
-        return function(logits.float() / self.temperature if self.temperature != 1.0 else logits.float(), targets)
+    def _logits(self, states: Tensor) -> Tensor:
+        if self._parts is not None:
+            with self._autocast():
+                states = self._parts[1](states)
+        return states.float() / self.temperature if self.temperature != 1.0 else states.float()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute is not torch.float32)

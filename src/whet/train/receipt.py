@@ -115,6 +115,7 @@ def receipt_of(training: Training, attention: str) -> dict[str, Any]:
     """The receipt of a finished run; ``attention`` names the attention code it used."""
     network, meter, work = training.policy.network, training.meter, training.work()
     weights, trained = sum(p.numel() for p in network.parameters()), sum(p.numel() for _, p in training.parameters)
+    others = training.reference_cost()
     counted = {k: v for k, v in asdict(meter).items() if k not in ("curve", "validation", "forward", "backward")}
     receipt = {
         **counted,
@@ -132,9 +133,10 @@ def receipt_of(training: Training, attention: str) -> dict[str, Any]:
         **{name: training.identity[name] for name in ("objective", "adapter", "optimizer", "temperature")},
         "resumed_at": training.resumed_at,
         **_spread(training),
+        **({"reference_tokens": int(others["tokens"])} if others["tokens"] else {}),
         "cost": {
-            "tokens": meter.tokens,
-            "flops": flops(weights, trained, work, training.settings.gradient_checkpointing),
+            "tokens": meter.tokens + int(others["tokens"]),
+            "flops": flops(weights, trained, work, training.settings.gradient_checkpointing) + others["flops"],
             "seconds": meter.seconds,
             "peak_memory_bytes": peak_memory(training.policy.device),
         },

@@ -12,6 +12,7 @@ import torch
 from whet import parts
 from whet.data.example import Example
 from whet.data.prepare import prepare
+from whet.generate.divergence import refuse_other_vocabulary
 from whet.model import Model, template_hash
 from whet.train.combine import combine
 from whet.train.distributed import world
@@ -50,6 +51,7 @@ def train(
     on_step: Callable[..., None] | None = None,
     validate: Any = None,
     validations: int = 8,
+    reference: Model | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Trains a copy of the model on dataset rows; the arguments are the fields of a recipe's train step.
 
@@ -65,6 +67,7 @@ def train(
         checkpoint: folder of the checkpoints; a run found in it is continued.
         on_step: called with the log of each step.
         validate: a task that measures the model ``validations`` times while it trains; see :mod:`whet.train.watching`.
+        reference: what objectives that read one hold the policy against; default the starting model, where that makes sense.
 
     Returns:
         The trained model and its receipt (``curve`` holds every step, ``cost`` tokens and FLOPs, ``outputs`` what the model
@@ -75,6 +78,9 @@ def train(
     )
     combined = combine(objective[0][1] if len(objective) == 1 and objective[0][0] == 1.0 else objective)
     schedule = parts.build("schedule", schedule)
+    anchor = reference or model
+    if reference is not None:
+        refuse_other_vocabulary(model, reference)
     temperature = 1.0
     prepared: dict[str, Any] = {}
     units: list[list[Example]] = []
@@ -85,12 +91,12 @@ def train(
             rows, parts.build("reward", reward), learner, sampling, schedule=schedule, seed=chosen.seed
         )
         if "reference" in combined.needs:
-            provider.bind(reference_logps=reference_reader(model, sampling.temperature, precision_of(chosen, model).compute))
+            provider.bind(reference_logps=reference_reader(anchor, sampling.temperature, precision_of(chosen, model).compute))
         temperature = sampling.temperature
     else:
         units, prepared = _units(model, rows, format or ("preference" if "pairs" in combined.needs else "chat"), chosen)
         if "reference" in combined.needs:
-            units = with_reference_logps(model, units, precision_of(chosen, model).compute)
+            units = with_reference_logps(anchor, units, precision_of(chosen, model).compute)
             prepared["reference_tokens"] = sum(len(e) for unit in units for e in unit)
         provider = FixedExamples(units, schedule, seed=chosen.seed, batch_size=chosen.batch_size)
     result = fit(
@@ -105,6 +111,7 @@ def train(
         on_step=on_step,
         already=int(prepared.get("reference_tokens", 0)),
         watch=watcher(validate, validations) if validate is not None else None,
+        reference=reference,
     )
     receipt = {"data": prepared, **result.receipt} if prepared else dict(result.receipt)
     receipt |= {"without_effect": idle} if (idle := _without_effect(settings, prepared)) else {}
@@ -138,7 +145,7 @@ def _units(model: Model, rows: Any, format: Any, settings: TrainSettings) -> tup
 def reference_reader(
     model: Model, temperature: float = 1.0, compute: torch.dtype = torch.float32
 ) -> Callable[[Sequence[Example]], list[list[float]]]:
-    """Reads the log-probabilities of the starting model, which training leaves as it is.
+    """Reads the log-probabilities of a model that training leaves as it is.
 
     ``compute``: the format of the products. In the format of training the policy begins exactly at its reference.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import nn
 from whet import parts
 from whet.budget import Budget
 from whet.errors import RecipeError
+from whet.generate.divergence import refuse_other_vocabulary
 from whet.model import Model
 from whet.train import checkpoint as checkpoints
 from whet.train.combine import WeightedSum, combine
@@ -106,13 +107,19 @@ class Training:
         weights = sum(p.numel() for p in self.policy.network.parameters())
         trained = sum(p.numel() for _, p in self.parameters)
         read = self.already + int(getattr(self.provider, "sampled_tokens", 0))
+        others = self.reference_cost()
         own = flops(weights, trained, self.work(), self.settings.gradient_checkpointing)
         return {
-            "tokens": float(self.meter.tokens + read),
+            "tokens": float(self.meter.tokens + read) + others["tokens"],
             "examples": float(self.meter.rows),
-            "flops": own + 2.0 * weights * read,
+            "flops": own + 2.0 * weights * read + others["flops"],
             "seconds": float(self.world.gather(self.meter.seconds)[0]),
         }
+
+    def reference_cost(self) -> dict[str, float]:
+        """Tokens and FLOPs of the references' forward passes, which read what the policy reads."""
+        weights = [sum(p.numel() for p in other.network.parameters()) for other in self.policy.references.values()]
+        return {"tokens": float(len(weights) * self.meter.tokens), "flops": 2.0 * sum(weights) * self.meter.tokens}
 
     def advance(self) -> None:
         """Notes that a step is done."""
@@ -127,7 +134,11 @@ class Training:
         keep_memory()
         if self.settings.gradient_checkpointing:
             inner(network).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        with attention_for(inner(network), self.precision.compute, self.limit) as attention:
+        with ExitStack() as formats:
+            attention, *_ = [
+                formats.enter_context(attention_for(inner(policy.network), self.precision.compute, self.limit))
+                for policy in (self.policy, *self.policy.references.values())
+            ]
             log.info("products in %s: %s; attention: %s", self.precision.compute, self.precision.reason, attention)
             network.train()
             try:
@@ -185,6 +196,7 @@ def prepare(
     temperature: float,
     in_place: bool,
     already: int = 0,
+    reference: Model | None = None,
 ) -> Training:
     """Attaches the adapter, chooses the formats and builds the optimizer; the arguments are those of :func:`whet.train.loop.fit`.
 
@@ -193,12 +205,13 @@ def prepare(
     """
     objective, adapter = combine(objective), parts.build("adapter", adapter)
     optimizer = parts.build("optimizer", optimizer)
+    precision = precision_of(settings, model)
+    others = _references(objective.needs, model, reference, precision.compute, in_place)
     network: Any = model.network if in_place else model.copy().network
     start_dtype, width = network.dtype, _width(network)
     network = _attached(adapter, network, model.quantized)
-    precision = precision_of(settings, model)
     head = _value_head(width, model.network.device) if "values" in objective.needs else None
-    policy, ranks = HFPolicy(network, precision.compute, temperature, head), world()
+    policy, ranks = HFPolicy(network, precision.compute, temperature, head, others), world()
     shape = shard(policy, ranks)
     _bind(provider, policy, ranks)
     parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
@@ -256,6 +269,26 @@ def _attached(adapter: Any, network: Any, codes: Mapping[str, Any]) -> Any:
             "stage that it was quantized from"
         )
     return adapter.attach_codes(network, codes)
+
+
+def _references(
+    needs: frozenset[str], start: Model, reference: Model | None, compute: torch.dtype, in_place: bool
+) -> dict[str, HFPolicy]:
+    """The models that the objective holds the policy against, as policies that are not trained; each process has them whole.
+
+    Raises:
+        RecipeError: it needs another model and none was given.
+        ModelError: the models' tokens do not mean the same.
+    """
+    found = {}
+    if "reference_logits" in needs:
+        if reference is None:
+            raise RecipeError("the objective holds the policy against another model: give one as the train step's `reference`")
+        refuse_other_vocabulary(start, reference)
+        found["reference"] = HFPolicy(reference.network.eval(), compute)
+    if "start_logits" in needs:
+        found["start"] = HFPolicy((start.copy() if in_place else start).network.eval(), compute)
+    return found
 
 
 def own_stream(seed: int, world: World, step: int = 0) -> None:

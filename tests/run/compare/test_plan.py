@@ -4,9 +4,11 @@ import pytest
 
 from whet.budget import Budget
 from whet.errors import RecipeError
-from whet.run.compare.jobs import document_for, with_budget
-from whet.run.compare.plan import make_plan, vary_argument
+from whet.run.compare.graph import with_budget
+from whet.run.compare.jobs import document_for
+from whet.run.compare.plan import make_plan
 from whet.run.compare.tuning import Range, points
+from whet.run.compare.variants import vary_argument
 
 MEASURE = [{"name": "scores", "tasks": [{"name": "nanoworld", "data": {"name": "nanoworld", "rows": 20}}]}]
 

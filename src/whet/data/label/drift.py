@@ -2,8 +2,8 @@
 
 Adds the columns ``drift`` (mean JSD of the two models over the reply's tokens, nats), ``kl`` (mean KL(reference || model)),
 ``agreement`` (share of tokens with the same most probable one) and ``group`` (a cluster of prompt embeddings, numbered from the
-largest on and named by its most telling phrase; or the values of the column ``by``). Rows without a reply that fits the context are left out and counted.
-The receipt holds one line per group: how large it is, how far it drifted, and prompts to know it by.
+largest on and named by its most telling phrases; or the values of the column ``by``). Rows without a reply that fits the context
+are left out and counted. The receipt holds one line per group: how large it is, how far it drifted, and prompts to know it by.
 
 The step's ``model`` is the changed one, its ``reference`` the one before; both have one vocabulary. Clusters as in
 :mod:`whet.data.clusters`; embeddings are the reference model's mean last hidden states.
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 """Prompts shown for a group."""
+PHRASES = 2
+"""Phrases in a group's name."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,16 @@ class Drift:
 
 
 def _names(labels: Sequence[int], phrases: Sequence[set[str]]) -> dict[int, str]:
-    """Cluster -> its number and the phrase that is most frequent in it compared with the rest."""
+    """Cluster -> its number and the phrases that are most frequent in it compared with the rest; with a word of three letters."""
     names = {}
     for label in sorted(set(labels)):
         inside = Counter(p for k, ps in zip(labels, phrases) if k == label for p in ps)
         outside = Counter(p for k, ps in zip(labels, phrases) if k != label for p in ps)
         members = sum(k == label for k in labels)
         rest = max(1, len(labels) - members)
-        telling = max(sorted(inside), key=lambda p: inside[p] / members - outside[p] / rest, default="")
-        names[label] = f"{label + 1}: {telling}" if telling else f"cluster {label + 1}"
+        shares = {p: inside[p] / members - outside[p] / rest for p in inside if any(len(word) > 2 for word in p.split())}
+        telling = sorted((p for p in shares if shares[p] > 0), key=lambda p: (-shares[p], p))[:PHRASES]
+        names[label] = f"{label + 1}: {', '.join(telling)}" if telling else f"cluster {label + 1}"
     return names
 
 

@@ -2,59 +2,108 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing as closed_at_end
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whet.errors import RecipeError
-from whet.run.compare.carry import Comparison, compare_recipe
-from whet.run.compare.page import summary, write_page
-from whet.run.compare.plan import vary_argument
+from whet.run.cluster import check_reach, open_pool
+from whet.run.compare.carry import Comparison, Say, compare_recipe
+from whet.run.compare.page import PAGE, summary
+from whet.run.compare.variants import vary_argument
+from whet.run.compare.verdicts import Verdict
 from whet.run.store import Store
+from whet.workers import Local
 
 
-def compare_command(
-    recipe: str,
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison and where its ``page`` lies."""
+
+    comparison: Comparison
+    page: Path
+
+    @property
+    def verdicts(self) -> Sequence[Verdict]:
+        """Every judged pair on every task; ``kind`` and ``sentence()`` say what was found."""
+        return self.comparison.verdicts
+
+    def data(self) -> dict[str, Any]:
+        """The comparison as plain data, as the ledger keeps it."""
+        return {**summary(self.comparison), "page": str(self.page)}
+
+    def text(self) -> str:
+        """What is printed when a comparison ends: every verdict, and where the page lies."""
+        return "\n".join([*lines(summary(self.comparison)), f"page: {self.page}"])
+
+    def print(self) -> None:
+        """Prints the verdicts."""
+        print(self.text())
+
+
+def compare_and_show(
+    recipe: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
-    vary: Sequence[str] = (),
-    tune: Sequence[str] = (),
     *,
-    out: str | None = None,
-    quiet: bool = False,
+    on: str | None = None,
+    out: str | Path | None = None,
+    say: Say = print,
     **asked: Any,
-) -> tuple[dict[str, Any], str]:
-    """Runs a comparison and writes its page; returns it as plain data and the text that is printed.
+) -> Compared:
+    """Runs a comparison, on a pool if ``on`` names one.
 
-    ``vary`` and ``tune`` are as on the command line; ``asked`` are further fields of a comparison.
+    Args:
+        recipe: a file, a bundled recipe's name, or a mapping; with or without a section ``compare``.
+        overrides: ``path=value`` each, for all variants.
+        on: where variants are run: an address as :func:`whet.run.cluster.open_pool` takes it; default here.
+        out: a folder that also gets the page and its data.
+        say: told what happens.
+        asked: fields of :class:`whet.run.compare.plan.Asked`.
+
+    Raises:
+        RecipeError: a comparison that cannot be carried out; nothing has run.
+        WhetError: fewer than two variants gave a result.
     """
-    if vary:
-        asked["vary"] = dict(vary_argument(text) for text in vary)
-    if tune:
-        asked["tune"] = dict(_tune_argument(text) for text in tune)
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise RecipeError("whet compare is one process; instead of torchrun use --on to run variants side by side")
     store = Store.open()
-    comparison = compare_recipe(recipe, overrides, store=store, say=(lambda _: None) if quiet else print, **asked)
-    page = write_page(comparison, store.scratch / "runs" / comparison.id)
+    with closed_at_end(open_pool(on)) as pool:
+        check_reach(pool, store, whole_recipes=True)
+        mapped = None if isinstance(pool, Local) else pool.map
+        comparison = compare_recipe(recipe, overrides, store=store, pool=mapped, say=say, **asked)
+    page = store.scratch / "runs" / comparison.id / PAGE
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         for file in page.parent.iterdir():
             shutil.copy(file, Path(out) / file.name)
         page = Path(out) / page.name
-    return summary(comparison), closing(comparison, page)
+    return Compared(comparison, page)
 
 
-def closing(comparison: Comparison, page: Path) -> str:
-    """What is printed when a comparison ends: every verdict, and where the page lies."""
-    lines = [f"\ncomparison {comparison.id}"]
-    for verdict in comparison.verdicts:
-        lines.append(f"  {verdict.task}: {verdict.second} against {verdict.first}: {verdict.sentence()}")
-    for target in comparison.targets:
-        ratio = "neither reaches it" if target.ratio != target.ratio else f"{target.ratio:.2f} times the {target.unit}"
-        lines.append(
-            f"  to {target.metric} {target.target:g}: {target.second} against {target.first}: {ratio}, p = {target.p:.2g} ({target.test})"
-        )
-    lines += [f"  {name}: {arm.failed or arm.stopped}" for name, arm in comparison.arms.items() if arm.failed or arm.stopped]
-    return "\n".join([*lines, *comparison.notes, f"page: {page}"])
+def compare_command(
+    recipe: str, overrides: Sequence[str] = (), vary: Sequence[str] = (), tune: Sequence[str] = (), **rest: Any
+) -> Compared:
+    """:func:`compare_and_show` with ``vary`` and ``tune`` as they stand on the command line; given, they replace the file's."""
+    if vary:
+        rest["vary"] = dict(vary_argument(text) for text in vary)
+    if tune:
+        rest["tune"] = dict(_tune_argument(text) for text in tune)
+    return compare_and_show(recipe, overrides, **rest)
+
+
+def lines(data: Mapping[str, Any]) -> list[str]:
+    """A comparison's summary as text."""
+    out = [f"comparison {data['id']}"]
+    out += [f"  {v['task']}: {v['second']} against {v['first']}: {v['sentence']}" for v in data["verdicts"]]
+    for t in data["targets"]:
+        reached = f"to {t['metric']} {t['target']:g}: {t['second']} against {t['first']}: {t['ratio_text']}"
+        out.append(f"  {reached}, p = {t['p']:.2g} ({t['test']})")
+    out += [f"  {name}: {why}" for name, v in data["variants"].items() if (why := v["failed"] or v["stopped"])]
+    return [*out, *data["notes"]]
 
 
 def _tune_argument(text: str) -> tuple[str, str]:

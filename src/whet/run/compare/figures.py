@@ -101,9 +101,11 @@ def learning_curves(
     target: float | None = None,
     width: int = 860,
 ) -> str:
-    """For each variant the curve of every seed, thin, and their mean, thick. A curve is (cost, value) pairs."""
+    """For each variant the curve of every seed, thin, and their mean, thick. A curve is (cost, value) pairs; empty without any."""
     height, left, bottom, top = 280, 64, 40, 24
     points = [p for several in curves.values() for curve in several for p in curve if math.isfinite(p[1])]
+    if not points:
+        return ""
     xs, x = _axis([p[0] for p in points], left, width - 150)
     ys, y = _axis([p[1] for p in points] + ([target] if target is not None else []), height - bottom, top)
     out = [text(4, 14, metric, colour=FAINT), text(width - 150, height - 6, unit, anchor="end", colour=FAINT)]

@@ -7,19 +7,20 @@ or on a cluster, with the same result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from whet.errors import WhetError
 from whet.recipe import BASE, SECTIONS, Recipe, read
-from whet.run.compare.plan import VALIDATION, ancestors
+from whet.run.compare.graph import ancestors, named
+from whet.run.compare.plan import VALIDATION
 from whet.run.compare.spending import StepCost, step_cost
 from whet.run.store import Store
-
-LENGTHS = ("steps", "epochs", "tokens", "budget")
-"""The fields of a train step that say how long it trains."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Job:
     seed: int
     document: Mapping[str, Any]
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}" + "".join(f", {name} = {value:g}" for name, value in self.values.items())
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,15 @@ class Done:
     error: str = ""
 
 
-def carry_out(job: Job, store: str) -> Done:
-    """Runs the job's recipe against the store at an address; steps that are finished are reused."""
+def carry_out(job: Job, store: str, cwd: str = ".") -> Done:
+    """Runs the job's recipe against the store at an address, in the folder that its paths start from; steps that are finished
+    are reused.
+    """
     from whet.run.runner import run_recipe
 
+    # A worker on another machine may have no such folder, and a recipe no such paths.
+    with suppress(OSError):
+        os.chdir(cwd)
     try:
         result = run_recipe(job.document, store=Store.open(store), quiet=True)
     except WhetError as error:
@@ -81,9 +90,7 @@ def read_results(done: Done, store: Store, step: str | None = None) -> dict[str,
     return found
 
 
-def document_for(
-    document: Mapping[str, Any], stage: str, seed: int, name: str, *, validation: bool = False, tasks: bool = True
-) -> dict[str, Any]:
+def document_for(document: Mapping[str, Any], stage: str, seed: int, name: str, *, validation: bool = False) -> dict[str, Any]:
     """The recipe of one job: only what ``stage`` is made from, at this seed.
 
     Args:
@@ -92,45 +99,33 @@ def document_for(
         seed: of the whole recipe.
         name: of the recipe.
         validation: measure on the validation step instead of the test's.
-        tasks: whether to measure at all.
     """
-    named = _named(document)
-    recipe = read(named)
+    whole = named(document)
+    recipe = read(whole)
     wanted = ancestors(recipe, stage)
-    cut: dict[str, Any] = {**named, "name": name, "seed": seed}
+    cut: dict[str, Any] = {**whole, "name": name, "seed": seed}
     for section in SECTIONS:
-        cut[section] = [_explicit(entry, recipe) for entry in named.get(section, []) if entry["name"] in wanted]
+        cut[section] = [_explicit(entry, recipe) for entry in whole.get(section, []) if entry["name"] in wanted]
     cut["export"] = []
     cut["measure"] = [
         {k: v for k, v in entry.items() if k != "against"} | {"models": [stage]}
-        for entry in named.get("measure", [])
-        if tasks and (entry["name"] == VALIDATION) == validation
+        for entry in whole.get("measure", [])
+        if (entry["name"] == VALIDATION) == validation
     ]
     return {key: value for key, value in cut.items() if value not in ([], None)}
 
 
 def before(document: Mapping[str, Any], step: str) -> set[str]:
     """The steps that a step is made from, itself left out."""
-    return ancestors(read(_named(document)), step) - {step}
+    return ancestors(read(named(document)), step) - {step}
 
 
-def with_budget(document: Mapping[str, Any], step: str, budget: str) -> dict[str, Any]:
-    """The recipe with a budget in place of the step's own length."""
-    changed = dict(document)
-    changed["train"] = [
-        {**{k: v for k, v in entry.items() if k not in LENGTHS}, "budget": budget} if entry["name"] == step else entry
-        for entry in _named(document)["train"]
-    ]
-    return changed
-
-
-def _named(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the names that unnamed steps have by their position."""
-    named = dict(document)
-    for section in SECTIONS:
-        if document.get(section):
-            named[section] = [{"name": f"{section}-{index}", **entry} for index, entry in enumerate(document[section])]
-    return named
+def spends_before(document: Mapping[str, Any], step: str, shared: Collection[str]) -> bool:
+    """Whether a step is made from others, not ``shared``, that train, quantize, merge or read rows with a model."""
+    own = before(document, step) - set(shared)
+    passes = ("synthesize", "label", "select")
+    entries = [(section, entry) for section in SECTIONS for entry in document.get(section, []) if entry["name"] in own]
+    return any(section != "data" or any(entry.get(name) for name in passes) for section, entry in entries)
 
 
 def _explicit(entry: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -141,6 +136,4 @@ def _explicit(entry: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 
 def _listing(path: Path) -> list[dict[str, Any]]:
-    import json
-
     return list(json.loads(path.read_text()))

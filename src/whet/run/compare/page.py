@@ -16,6 +16,8 @@ from whet.run.report import environment
 if TYPE_CHECKING:
     from whet.measure.outcome import TaskResult
     from whet.run.compare.carry import Arm, Comparison
+    from whet.run.compare.target import Reached, TargetVerdict
+    from whet.run.compare.verdicts import Verdict
 
 PAGE, DATA, REPEAT = "compare.html", "comparison.json", "comparison.yaml"
 EXAMPLES = 4
@@ -40,6 +42,7 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
         .render(
             comparison=comparison,
             unit=unit,
+            variants=[_variant(comparison, name, arm, unit) for name, arm in comparison.arms.items()],
             tasks=[_task(comparison, task, unit) for task in comparison.results],
             curves=_curves(comparison, unit),
             targets=[_target(t) for t in comparison.targets],
@@ -101,6 +104,30 @@ def _mean_spending(arm: Arm) -> Spending:
     )
 
 
+def _variant(comparison: Comparison, name: str, arm: Arm, unit: str) -> dict[str, Any]:
+    """A row of the page's first table."""
+    scores = [
+        "{:.3g} [{:.3g}, {:.3g}]".format(*variant_estimate(by_variant[name])) if name in by_variant else "–"
+        for by_variant in comparison.results.values()
+    ]
+    return {
+        "name": name,
+        "changes": [(path, _written(value)) for path, value in (*arm.variant.changes.items(), *arm.values.items())],
+        "stage": comparison.plan.stages[name],
+        "scores": scores,
+        "spent": shown(_mean_spending(arm).of(unit)),
+        "remark": f"failed: {arm.failed}" if arm.failed else arm.stopped,
+    }
+
+
+def _written(value: Any) -> str:
+    """A value as a recipe writes it."""
+    import yaml
+
+    text = yaml.safe_dump(json.loads(json.dumps(value, default=str)), default_flow_style=True, sort_keys=False, width=1000)
+    return text.removesuffix("...\n").strip()
+
+
 def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
     by_variant = comparison.results[task]
     first = next(iter(next(iter(by_variant.values())).values()))
@@ -118,7 +145,8 @@ def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
         "metric": metric,
         "items": len(first.outcomes),
         "better": "Higher" if verdicts[0].better_high else "Lower",
-        "headline": _headline(points, verdicts),
+        "headline": _headline(verdicts),
+        "tests": verdicts[0].comparisons,
         "quality": figures.quality_and_cost(points, unit, metric, verdicts[0].better_high),
         "effects": figures.effects(rows, f"difference in {metric}"),
         "verdicts": [{"first": v.first, "second": v.second, "kind": v.kind, "text": v.sentence()} for v in verdicts],
@@ -128,19 +156,25 @@ def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
     }
 
 
-def _headline(points: Sequence[figures.Point], verdicts: Sequence[Any]) -> str:
+def _headline(verdicts: Sequence[Verdict]) -> str:
     """The outcome in one sentence: who beats whom, or that nothing was told apart."""
     wins = [(v.second, v.first) if v.kind == "better" else (v.first, v.second) for v in verdicts if v.kind in ("better", "worse")]
-    if not wins:
-        largest = max((v.detectable for v in verdicts), default=0.0)
-        return (
-            f"No variant is shown to be better than another. Differences of more than {largest:.3g} would have been seen with 80% "
-            "power."
-        )
     beaten: dict[str, list[str]] = {}
     for winner, loser in wins:
         beaten.setdefault(winner, []).append(loser)
-    return " ".join(f"{winner} is better than {', '.join(losers)}." for winner, losers in beaten.items())
+    out = [f"{winner} is better than {', '.join(losers)}." for winner, losers in beaten.items()]
+    unsettled = [v for v in verdicts if v.kind == "open"]
+    if unsettled:
+        largest = max(v.detectable for v in unsettled)
+        whole = "Between the others no" if out else "No"
+        out.append(f"{whole} difference was seen; one of more than {largest:.3g} would have been, with 80% power.")
+    if any(v.kind == "same" for v in verdicts):
+        out.append("Shown to be the same: " + ", ".join(f"{v.first} and {v.second}" for v in verdicts if v.kind == "same") + ".")
+    unnamed = sorted({v.unmatched for v in verdicts if v.kind == "unmatched"})
+    out += [f"A difference, but no winner is named: {why}." for why in unnamed]
+    if any(v.kind in ("floor", "ceiling") for v in verdicts):
+        out.append("Some pairs are at chance or perfect, and not judged.")
+    return " ".join(out)
 
 
 def _skills(by_variant: Mapping[str, Mapping[int, TaskResult]]) -> list[dict[str, Any]]:
@@ -210,20 +244,22 @@ def _outcome(result: TaskResult, item: str) -> Any:
     return next(o for o in result.outcomes if o.id == item)
 
 
-def _curves(comparison: Comparison, unit: str) -> list[dict[str, str]]:
-    """Validation while training, where there is one, and the loss."""
-    found = []
-    watched = _watched(comparison, unit)
-    for metric, by_variant in watched.items():
-        target = comparison.plan.target[1] if comparison.plan.target and comparison.plan.target[0] == metric else None
-        found.append(
-            {"title": f"{metric} on validation rows", "figure": figures.learning_curves(by_variant, unit, metric, target)}
-        )
+def _curves(comparison: Comparison, unit: str) -> list[dict[str, Any]]:
+    """Validation while training, where there is one, and the loss; what is judged comes first, the rest is folded."""
+    found: list[dict[str, Any]] = []
+    target = comparison.plan.target
+    judged = {result.metric for by in comparison.results.values() for seeds in by.values() for result in seeds.values()}
+    for metric, by_variant in _watched(comparison, unit).items():
+        goal = target[1] if target and target[0] == metric else None
+        figure = figures.learning_curves(by_variant, unit, metric, goal)
+        first = metric in judged or goal is not None
+        found.append({"title": f"{metric.replace('_', ' ')} on validation rows", "figure": figure, "first": first})
     losses = {name: [_loss(done.curves) for done in arm.done.values()] for name, arm in comparison.arms.items() if arm.done}
     losses = {name: several for name, several in losses.items() if any(several)}
     if losses:
-        found.append({"title": "training loss", "figure": figures.learning_curves(losses, "training tokens", "loss")})
-    return found
+        figure = figures.learning_curves(losses, "training tokens", "loss")
+        found.append({"title": "training loss", "figure": figure, "first": not found})
+    return sorted(found, key=lambda curve: not curve["first"])
 
 
 def _watched(comparison: Comparison, unit: str) -> dict[str, dict[str, list[list[tuple[float, float]]]]]:
@@ -251,8 +287,8 @@ def _loss(curves: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, float]]:
     ]
 
 
-def _target(verdict: Any) -> dict[str, Any]:
-    def costs(arm: Sequence[Any]) -> str:
+def _target(verdict: TargetVerdict) -> dict[str, Any]:
+    def costs(arm: Sequence[Reached]) -> str:
         return ", ".join(shown(r.cost) if r.cost != float("inf") else f"> {shown(r.budget)} (never)" for r in arm)
 
     return {
@@ -264,10 +300,20 @@ def _target(verdict: Any) -> dict[str, Any]:
         "first_costs": costs(verdict.first_reached),
         "second_costs": costs(verdict.second_reached),
         "ratio": None if verdict.ratio != verdict.ratio else verdict.ratio,
+        "ratio_text": _ratio(verdict),
         "p": verdict.p,
         "test": verdict.test,
         "censored": verdict.censored,
     }
+
+
+def _ratio(verdict: TargetVerdict) -> str:
+    """How much more the second needs, in words."""
+    if verdict.ratio != verdict.ratio:
+        return "neither reaches it in most seeds"
+    if verdict.ratio in (0.0, float("inf")):
+        return f"only {verdict.first if verdict.ratio else verdict.second} reaches it in most seeds"
+    return f"{verdict.ratio:.2f} times the {verdict.unit}"
 
 
 def _spent(name: str, arm: Arm) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """What a variant spent: everything that it did beyond what all variants share.
 
-A step that every variant has with the same identity (the same base, the same fine-tuning before the point where they part) is
-made once and counts for none. Of the rest everything counts: training, sampling, the reference model, selection and synthesis
+A step that is the same in every variant (the same fine-tuning before the point where they part) is made once and counts for none. Of the rest everything counts: training, sampling, the reference model, selection and synthesis
 passes, calibration. Measuring the result does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,9 +50,10 @@ def step_cost(name: str, section: str, identity: str, receipt: Mapping[str, Any]
     """What a step's record says that it took."""
     sampled, prepared = receipt.get("provider") or {}, receipt.get("data") or {}
     sampling = int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0)) if section == "train" else 0
-    reference = int(prepared.get("reference_tokens", 0)) if section == "train" else 0
+    scored = int(prepared.get("reference_tokens", 0)) + int(receipt.get("reference_tokens", 0))
+    reference = scored if section == "train" else 0
     tokens = int(cost.get("tokens", 0))
-    rest = {"train": "training", "data": "data passes", "quantize": "calibration"}.get(section, section)
+    rest = {"train": "training", "data": "data passes", "quantize": "calibration", "edit": "selecting"}.get(section, section)
     kinds = {rest: tokens - sampling - reference, "sampling": sampling, "reference model": reference}
     return StepCost(
         name=name,
@@ -62,20 +62,15 @@ def step_cost(name: str, section: str, identity: str, receipt: Mapping[str, Any]
         tokens=tokens,
         flops=float(cost.get("flops", 0.0)),
         examples=int(receipt.get("rows", 0)) if section == "train" else 0,
-        seconds=float(cost.get("seconds", 0.0)),
+        # What only watches the training does not count.
+        seconds=float(cost.get("seconds_training", cost.get("seconds", 0.0))),
         kinds={kind: count for kind, count in kinds.items() if count},
     )
 
 
-def shared_identities(runs: Iterable[Sequence[StepCost]]) -> set[str]:
-    """The identities that every run has."""
-    sets = [{step.identity for step in steps} for steps in runs]
-    return set.intersection(*sets) if sets else set()
-
-
 def spending(steps: Iterable[StepCost], shared: Collection[str] = ()) -> Spending:
-    """The sum over the steps that are not shared and that make the model."""
-    own = [step for step in steps if step.identity not in shared and step.section not in ("measure", "export")]
+    """The sum over the steps that make the model; ``shared`` are the names of those that count for no variant."""
+    own = [step for step in steps if step.name not in shared and step.section not in ("measure", "export")]
     kinds: dict[str, int] = {}
     for step in own:
         for kind, count in step.kinds.items():

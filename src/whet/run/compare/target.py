@@ -12,11 +12,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from whet.errors import RecipeError
+from whet.measure.statistics import holm
 from whet.run.compare.jobs import Done
 from whet.run.compare.spending import Spending
 
@@ -72,6 +73,12 @@ def time_to_target(
         for name, (done, spent) in arms.items()
     }
     return [_verdict(target, unit, a, b, reached[a], reached[b]) for a, b in itertools.combinations(reached, 2)]
+
+
+def corrected(targets: Sequence[TargetVerdict], others: Sequence[float]) -> list[TargetVerdict]:
+    """The verdicts with their p values Holm-corrected, the other tests of the report counted in."""
+    adjusted = holm([*(t.p for t in targets), *others])
+    return [replace(target, p=p) for target, p in zip(targets, adjusted)]
 
 
 def performance_profile(times: Mapping[str, Sequence[float]], limit: float = RATIO_LIMIT) -> dict[str, float]:

@@ -11,7 +11,7 @@ Paper: muscle — MUSCLE: A Model Update Strategy for Compatible LLM Evolution
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,9 @@ ALL_PAIRS_UP_TO = 6
 class Verdict:
     """Second variant against the first on one task. ``effect`` is second minus first, with its 95% interval.
 
-    ``p`` is Holm-corrected over the report's ``comparisons``. ``detectable``: the smallest true difference that these seeds and
+    ``p`` is corrected over the report's ``comparisons`` (Holm), ``raw_p`` is not. ``detectable``: the smallest true difference that these seeds and
     items would have shown with 80% power at the corrected level. ``by_seed``: the effect of each seed. ``unmatched``: why no
-    winner is named although the test found a difference. ``guard``: ``floor`` or ``ceiling``.
+    winner is named whatever the test finds. ``guard``: ``floor`` or ``ceiling``.
     """
 
     task: str
@@ -52,6 +52,7 @@ class Verdict:
     low: float
     high: float
     p: float
+    raw_p: float
     test: str
     note: str
     detectable: float
@@ -77,7 +78,7 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in words."""
         change = f"{self.first_value:.4g} to {self.second_value:.4g}, difference {self.effect:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
-        corrected = f", Holm over {self.comparisons}" if self.comparisons > 1 else ""
+        corrected = f", corrected over {self.comparisons} tests" if self.comparisons > 1 else ""
         change += f", p = {self.p:.2g} ({self.test}, {self.note}{corrected})"
         seen = f"a difference of more than {self.detectable:.3g} would have been seen with 80% power"
         return {
@@ -102,6 +103,8 @@ def judge(
     margin: float = 0.01,
     unmatched: Mapping[tuple[str, str], str] | None = None,
     corrected_with: Sequence[float] = (),
+    stopped: Collection[str] = (),
+    interim: float = 0.0,
 ) -> list[Verdict]:
     """Judges every pair of variants on every task.
 
@@ -111,6 +114,8 @@ def judge(
         margin: largest difference that does not matter, for the test of equality.
         unmatched: pairs of which no winner may be named, and why.
         corrected_with: p values of other tests of the same report that the correction counts in.
+        stopped: variants without later seeds because of how they did. Their number of seeds follows from their scores, so their
+            pairs are judged at the level ``interim`` of one look and by Bonferroni's correction, which holds at every look.
 
     Raises:
         DataError: a pair without a common seed, or items that differ.
@@ -121,17 +126,21 @@ def judge(
         for task, by_variant in results.items()
         for first, second in pairs(list(by_variant))
     ]
-    adjusted = holm([verdict.p for verdict, _ in found] + list(corrected_with))
+    early = [verdict.first in stopped or verdict.second in stopped for verdict, _ in found]
+    several = len(found) + len(corrected_with)
+    adjusted = holm([1.0 if is_early else v.p for (v, _), is_early in zip(found, early)] + list(corrected_with))
+    equal = holm([verdict.equal_p for verdict, _ in found])
     return [
         replace(
             verdict,
-            p=p,
-            comparisons=len(adjusted),
-            alpha=alpha,
-            detectable=detectable(alpha / len(adjusted)),
+            p=min(1.0, verdict.p * several) if is_early else p,
+            equal_p=equal_p,
+            comparisons=several,
+            alpha=interim if is_early else alpha,
+            detectable=detectable((interim if is_early else alpha) / several),
             unmatched=(unmatched or {}).get((verdict.first, verdict.second), ""),
         )
-        for (verdict, detectable), p in zip(found, adjusted)
+        for (verdict, detectable), is_early, p, equal_p in zip(found, early, adjusted, equal)
     ]
 
 
@@ -200,7 +209,16 @@ def _pair(task: str, first: str, second: str, a: Results, b: Results, margin: fl
 
     effect, low, high = (float(v or 0.0) for v in (test.effect, test.low, test.high))
     verdict = Verdict(
-        **common, effect=effect, low=low, high=high, p=test.p, test=test.name, note=note, detectable=0.0, equal_p=equal
+        **common,
+        effect=effect,
+        low=low,
+        high=high,
+        p=test.p,
+        raw_p=test.p,
+        test=test.name,
+        note=note,
+        detectable=0.0,
+        equal_p=equal,
     )
     return verdict, detectable
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from whet import parts
 from whet.errors import RecipeError
 from whet.model import bundled_models, quiet_transformers
 from whet.recipe import read
 from whet.run.comparisons import read_stage_results
 from whet.run.models import open_model
+from whet.run.recover.groups import Results, grouped
 from whet.run.recover.page import headline, write_page
-from whet.run.recover.plan import REPAIRED, Recovery, adapter_for, recovery_document, share_of
+from whet.run.recover.plan import DIAGNOSIS, REPAIRED, Recovery, adapter_for, recovery_document, share_of
 from whet.run.recover.proof import Proof, prove
 from whet.run.runner import run_recipe
-from whet.run.steps import MODEL
+from whet.run.steps import MODEL, ROWS
 from whet.run.store import Store
 
 
@@ -31,6 +33,7 @@ class Recovered:
     proof: Proof
     page: Path
     model: Path
+    notes: Sequence[str] = ()
 
     def data(self) -> dict[str, Any]:
         """As plain data."""
@@ -41,11 +44,13 @@ class Recovered:
             "recovered": dict(self.proof.recovered),
             "bounds": [vars(bound) for bound in self.proof.bounds],
             "met": self.proof.met,
+            "notes": list(self.notes),
         }
 
     def text(self) -> str:
         """What is printed."""
         lines = [f"\n{headline(self.proof)}"]
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"  {'met' if bound.met else 'NOT MET'}: {bound.text}" for bound in self.proof.bounds]
         return "\n".join([*lines, f"repaired model: {self.model}", f"page: {self.page}"])
 
@@ -76,40 +81,80 @@ def recover(
     """
     quiet_transformers()
     store = store or Store.open()
-    document = recovery_document(asked, None if asked.adapter else adapter_for(open_model(asked.model)))
+    keeping = adapter_for(open_model(asked.model))
+    document, notes = recovery_document(asked, keeping), _notes(asked.adapter, keeping)
     result = run(read(document), store=store, quiet=quiet)
-    proof = prove(read_stage_results(result.folders["proof"]), within, max_negative_flips)
-    page = write_page(result.run, proof, result.report.parent)
+    results, how = _by_group(asked, document, result.folders)
+    proof = prove(results, within, max_negative_flips, how)
+    page = write_page(result.run, proof, result.report.parent, notes)
     model = result.folders[REPAIRED] / MODEL
     if out is not None:
         target = Path(out)
         target.mkdir(parents=True, exist_ok=True)
-        for file in page.parent.iterdir():
+        for file in filter(Path.is_file, page.parent.iterdir()):
             shutil.copy(file, target / file.name)
         model = Path(shutil.copytree(model, target / "model", dirs_exist_ok=True))
         page = target / page.name
-    return Recovered(result.run.id, proof, page, model)
+    return Recovered(result.run.id, proof, page, model, notes)
+
+
+def _notes(adapter: Any, keeping: str) -> list[str]:
+    """What the asked-for adapter undoes of the change. One that would make a quantized model dense is refused by training."""
+    if adapter is None or keeping != "sparse" or parts.effective(parts.build("adapter", adapter))["name"] == "sparse":
+        return []
+    return [f"the model was pruned, and the adapter {adapter!r} fills its zeros again; the adapter sparse keeps them"]
+
+
+def _by_group(asked: Recovery, document: Mapping[str, Any], folders: Mapping[str, Path]) -> tuple[Results, dict[str, str]]:
+    """The measured results, their examples in the groups of the diagnosis."""
+    from datasets import load_from_disk
+
+    pool = load_from_disk(str(folders[DIAGNOSIS] / ROWS))
+    held_out = parts.build("source", document["data"][0]["source"])("test") if asked.by and not asked.tasks else ()
+    results = read_stage_results(folders["proof"])
+    return grouped(results, pool, lambda: open_model(asked.reference), asked.by, held_out)
+
+
+def recovery(model: str, reference: str, data: Any, budget: str | float = 0.04, **fields: Any) -> Recovery:
+    """What is asked for, from a user's words: models as on the command line, ``settings`` on top of the defaults.
+
+    Args:
+        model, reference: a folder, ``RUN:STAGE``, a bundled model or a hub id.
+        data: see :class:`Recovery`.
+        budget: a share of the pool, such as ``4%``.
+        fields: further fields of :class:`Recovery`.
+    """
+    given = dict(fields.pop("settings", {}))
+    settings = dict(Recovery("", "", "").settings)
+    if {"steps", "tokens", "epochs", "budget"} & given.keys():
+        settings.pop("epochs")
+    about = f"What the change from {reference} to {model} broke, and its repair."
+    return Recovery(
+        model=_model(model),
+        reference=_model(reference),
+        data=data,
+        budget=share_of(budget),
+        settings={**settings, **given},
+        about=about,
+        **fields,
+    )
 
 
 def recover_command(options: Any) -> Recovered:
     """The command line's words as a recovery, carried out."""
-    settings = dict(Recovery("", "", "").settings)
-    given = dict(_setting(text) for text in options.set)
-    if {"steps", "tokens", "epochs", "budget"} & given.keys():
-        settings.pop("epochs")
-    asked = Recovery(
-        model=_model(options.model),
-        reference=_model(options.reference),
-        data=options.data,
-        budget=share_of(options.budget),
+    asked = recovery(
+        options.model,
+        options.reference,
+        options.data,
+        options.budget,
         by=options.by,
         select=_part(options.select),
         objective=_part(options.objective),
         adapter=_part(options.adapter) if options.adapter else None,
+        flip_aware=options.flip_aware,
         tasks=[_part(task) for task in options.task],
-        settings={**settings, **given},
+        settings=dict(_setting(text) for text in options.set),
         seed=options.seed,
-        about=f"What the change from {options.reference} to {options.model} broke, and its repair.",
     )
     within = share_of(options.within) if options.within else None
     flips = share_of(options.max_negative_flips) if options.max_negative_flips else None

@@ -10,19 +10,23 @@ from whet.run.figures import FAINT, GRID, INK, line, nice_ticks, svg, text
 from whet.run.recover.plan import REFERENCE, REPAIRED
 from whet.run.recover.proof import Capability
 
+LABEL = 44
+"""Width of the number behind the longest bar."""
 BEFORE, BROKEN, MENDED = "#64748b", "#b91c1c", "#15803d"
 MARKS = ((REFERENCE, BEFORE, "before the change"), ("base", BROKEN, "after the change"), (REPAIRED, MENDED, "after the repair"))
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group of the pool: its drift from the reference before and after the repair, its rows, and how many were trained on."""
+    """One group of the pool: its drift from the reference before and after the repair, its rows, and how many were ``chosen`` to be
+    trained on (``None`` where every epoch chose anew).
+    """
 
     name: str
     before: float
     after: float
     rows: int
-    chosen: int
+    chosen: int | None
 
 
 def loop(capabilities: Sequence[Capability], chosen: Mapping[str, int], metric: str, width: int = 900) -> str:
@@ -32,9 +36,7 @@ def loop(capabilities: Sequence[Capability], chosen: Mapping[str, int], metric: 
     """
     left, right, step, top = 170, width - (150 if chosen else 40), 44, 66
     height = top + step * len(capabilities) + 40
-    values = [v for c in capabilities for score in c.scores.values() for v in score[1:]]
-    low, high = min(values), max(values)
-    low, high = low - 0.03 * (high - low or 1.0), high + 0.03 * (high - low or 1.0)
+    low, high = _range(capabilities)
 
     def x(value: float) -> float:
         return left + (right - left) * (value - low) / (high - low)
@@ -50,20 +52,21 @@ def loop(capabilities: Sequence[Capability], chosen: Mapping[str, int], metric: 
                 line(x(tick), top - 14, x(tick), height - 34, GRID),
                 text(x(tick), height - 16, f"{tick:g}", anchor="middle", colour=FAINT),
             ]
+    out.append(text(left - 14, 44, "kind of example", anchor="end", colour=FAINT))
     out.append(text(right, 44, metric, anchor="end", colour=FAINT))
     most = max(chosen.values(), default=1) or 1
     if chosen:
         out.append(text(right + 24, 44, "rows trained on", colour=FAINT))
     for index, capability in enumerate(capabilities):
         y = top + step * (index + 0.35)
-        out.append(text(left - 14, y + 4, capability.name, anchor="end", size=13, weight="700" if index == 0 else "400"))
+        out.append(text(left - 14, y + 4, short(capability.name), anchor="end", size=13, weight="700" if index == 0 else "400"))
         out.append(text(left - 14, y + 18, f"{capability.items} examples", anchor="end", size=10, colour=FAINT))
         before, broken, mended = (capability.scores[stage][0] for stage, _, _ in MARKS)
         out.append(_arrow(x(before), x(broken), y - 7, BROKEN))
         out.append(_arrow(x(broken), x(mended), y + 7, MENDED))
         for (stage, colour, words), lane in zip(MARKS, (y - 7, y, y + 7)):
             value, bottom, upper = capability.scores[stage]
-            out.append(line(x(bottom), lane, x(upper), lane, colour, 1))
+            out.append(line(x(max(bottom, low)), lane, x(min(upper, high)), lane, colour, 1))
             note = f"{capability.name}, {words}: {value:.3f} [{bottom:.3f}, {upper:.3f}]"
             out.append(
                 f'<circle cx="{x(value):.1f}" cy="{lane:.1f}" r="5" fill="{colour}"><title>{escape(note)}</title></circle>'
@@ -84,13 +87,16 @@ def drifts(groups: Sequence[Group], width: int = 900) -> str:
     high = max([g.before for g in groups] + [g.after for g in groups]) or 1.0
 
     def x(value: float) -> float:
-        return left + (right - left) * value / high
+        return left + (right - left - LABEL) * value / high
 
     out = [
+        text(left - 14, 14, "kind of example", anchor="end", colour=FAINT),
         text(left, 14, "after the change", colour=BROKEN, weight="600"),
         text(left + 150, 14, "after the repair", colour=MENDED, weight="600"),
     ]
-    out.append(text(right + 20, 14, "rows trained on, of all", colour=FAINT))
+    out.append(
+        text(right + 20, 14, "rows trained on, of all" if any(g.chosen is not None for g in groups) else "rows", colour=FAINT)
+    )
     for tick in nice_ticks(0.0, high, 4):
         if tick <= high:
             out += [
@@ -99,14 +105,29 @@ def drifts(groups: Sequence[Group], width: int = 900) -> str:
             ]
     for index, group in enumerate(groups):
         y = top + step * index
-        out.append(text(left - 14, y + 17, group.name, anchor="end", size=13))
+        out.append(text(left - 14, y + 17, short(group.name), anchor="end", size=13))
         for value, colour, lane in ((group.before, BROKEN, y), (group.after, MENDED, y + 14)):
             out.append(
                 f'<rect x="{left}" y="{lane}" width="{x(value) - left:.1f}" height="11" rx="2" fill="{colour}" opacity="0.8"/>'
             )
             out.append(text(x(value) + 5, lane + 10, f"{value:.3g}", size=10, colour=FAINT))
-        out.append(text(right + 20, y + 17, f"{group.chosen:,} of {group.rows:,}", size=12, colour=INK))
+        rows = f"{group.rows:,}" if group.chosen is None else f"{group.chosen:,} of {group.rows:,}"
+        out.append(text(right + 20, y + 17, rows, size=12, colour=INK))
     return svg(width, height, out, "drift from the reference by group, before and after the repair")
+
+
+def short(name: str, most: int = 22) -> str:
+    """A group's name as long as there is room for."""
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
+def _range(capabilities: Sequence[Capability]) -> tuple[float, float]:
+    """The axis: all dots and intervals; an interval that is wide for want of examples is cut at as much again as the dots span."""
+    dots = [score[0] for c in capabilities for score in c.scores.values()]
+    span = (max(dots) - min(dots)) or abs(dots[0]) or 1.0
+    ends = [v for c in capabilities for score in c.scores.values() for v in score[1:]]
+    low, high = max(min(ends), min(dots) - span), min(max(ends), max(dots) + span)
+    return low - 0.03 * (high - low), high + 0.03 * (high - low)
 
 
 def _arrow(start: float, end: float, y: float, colour: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from whet.budget import shown
 from whet.run.recover import figures
 from whet.run.recover.plan import AFTER, DIAGNOSIS, REPAIR, REPAIRED
-from whet.run.recover.proof import Proof
+from whet.run.recover.proof import STAGES, Capability, Proof
 from whet.run.report import environment
 
 if TYPE_CHECKING:
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 PAGE, REPEAT = "recover.html", "recover.yaml"
 TEXT = 1200
 """Longest text of an example, in characters."""
+TRAINED = {
+    "full": "all weights",
+    "sparse": "the weights that are not 0",
+    "scales": "the scales of the quantized weights",
+    "lora": "a low-rank addition to the weights",
+}
+VERDICTS = {"floor": "not judged, both are at chance", "ceiling": "not judged, both are at the ceiling"}
 
 
-def write_page(run: Run, proof: Proof, folder: Path) -> Path:
+def write_page(run: Run, proof: Proof, folder: Path, notes: Sequence[str] = ()) -> Path:
     """Writes ``recover.html`` and ``recover.yaml`` into the folder; returns the page's path."""
     import yaml
 
@@ -40,6 +47,7 @@ def write_page(run: Run, proof: Proof, folder: Path) -> Path:
             repair=_repair(steps),
             tasks=[_task(proof, task, groups) for task in proof.capabilities],
             bounds=proof.bounds,
+            notes=notes,
             grouped_by=_drift(steps[DIAGNOSIS])["grouped_by"],
             drift=figures.drifts(groups),
             groups=[{"name": g["name"], "examples": g["examples"]} for g in _drift(steps[DIAGNOSIS])["groups"]],
@@ -63,10 +71,20 @@ def write_page(run: Run, proof: Proof, folder: Path) -> Path:
 
 def headline(proof: Proof) -> str:
     """The outcome in one line."""
-    words = []
-    for task, share in proof.recovered.items():
-        words.append(f"{task}: nothing was lost" if share is None else f"{task}: {100 * share:.0f}% of the loss was won back")
-    return "; ".join(words)
+    return "; ".join(f"{task}: {won_back(share)}" for task, share in proof.recovered.items())
+
+
+def won_back(share: float | None) -> str:
+    """What became of the loss, in words.
+
+    >>> won_back(0.47), won_back(-0.1), won_back(None)
+    ('47% of the loss was won back', 'the repair made it worse, by 10% of the loss', 'nothing was lost')
+    """
+    if share is None:
+        return "nothing was lost"
+    if share < 0:
+        return f"the repair made it worse, by {-100 * share:.0f}% of the loss"
+    return f"{100 * share:.0f}% of the loss was won back"
 
 
 def pool_groups(steps: Mapping[str, StepRecord]) -> list[figures.Group]:
@@ -74,7 +92,13 @@ def pool_groups(steps: Mapping[str, StepRecord]) -> list[figures.Group]:
     before, after = _drift(steps[DIAGNOSIS]), {g["name"]: g for g in _drift(steps[AFTER])["groups"]}
     counts: Mapping[str, int] = steps[REPAIR].receipt.get("counts", {}).get("group", {})
     return [
-        figures.Group(g["name"], g["drift"], after[g["name"]]["drift"], g["rows"], int(counts.get(g["name"], 0)))
+        figures.Group(
+            g["name"],
+            g["drift"],
+            after[g["name"]]["drift"],
+            g["rows"],
+            int(counts.get(g["name"], 0)) if steps[REPAIR].settings["select"] else None,
+        )
         for g in before["groups"]
     ]
 
@@ -86,50 +110,79 @@ def _drift(step: StepRecord) -> Mapping[str, Any]:
 
 def _repair(steps: Mapping[str, StepRecord]) -> dict[str, Any]:
     train, select = steps[REPAIRED], steps[REPAIR]
+    chosen = ", ".join(str(s["name"]) for s in select.settings["select"])
+    schedule = train.settings["schedule"]
     return {
         "objective": " + ".join(str(o["name"]) for o in train.settings["objective"]),
-        "adapter": train.settings["adapter"]["name"],
+        "trained": TRAINED.get(train.settings["adapter"]["name"], train.settings["adapter"]["name"]),
         "rows": f"{select.receipt['rows_out']:,}",
         "pool": f"{select.receipt['rows_in']:,}",
-        "select": ", ".join(str(s["name"]) for s in select.settings["select"]),
+        "select": chosen,
+        "ratio": "" if chosen else f"{100 * schedule['ratio']:g}%",
+        "drift_before": f"{_drift(steps[DIAGNOSIS])['drift']:.3g}",
+        "drift_after": f"{_drift(steps[AFTER])['drift']:.3g}",
     }
 
 
 def _task(proof: Proof, task: str, groups: Sequence[figures.Group]) -> dict[str, Any]:
     broke, repaired, left = (next(c for c in side if c.task == task) for side in (proof.broke, proof.repaired, proof.left))
     capabilities = proof.capabilities[task]
-    chosen = {g.name: g.chosen for g in groups if g.name in {c.name for c in capabilities}}
+    chosen = {g.name: g.chosen for g in groups if g.chosen is not None and g.name in {c.name for c in capabilities}}
     metric = broke.metric.replace("_", " ")
     titles = [("the change", broke), ("the repair", repaired), ("after the repair, against before the change", left)]
     return {
         "name": task,
         "metric": metric,
-        "summary": _summary(broke, repaired, proof.recovered[task]),
+        "direction": "higher is better" if broke.better_high else "lower is better",
+        "count": f"{capabilities[0].items:,}",
+        "grouped": proof.grouped.get(task, ""),
+        "summary": _summary(metric, capabilities[0], proof.recovered[task]),
         "figure": figures.loop(capabilities, chosen, metric),
         "verdicts": [{"title": title, "kind": c.verdict, "text": _sentence(c)} for title, c in titles],
-        "flips": [
-            {
-                "skill": f.labels.get("skill", ""),
-                "prompt": f.prompt[:TEXT],
-                "reference": f.reference[:TEXT],
-                "before": f.old[:TEXT],
-                "after": f.new[:TEXT],
-            }
-            for f in left.examples
-            if f.kind == "negative"
+        "flips": _flip_rates(broke, left),
+        "lists": [
+            {"title": "Broken by the change", "now": "after the change", "flips": _negative(broke)},
+            {"title": "Still broken after the repair", "now": "after the repair", "flips": _negative(left)},
         ],
     }
 
 
-def _summary(broke: Comparison, repaired: Comparison, share: float | None) -> str:
-    lost = f"{broke.metric} went from {broke.old_value:.3f} to {broke.new_value:.3f} by the change, and to {repaired.new_value:.3f} by the repair"
-    return f"{lost}: {100 * share:.0f}% of the loss was won back." if share is not None else f"{lost}: nothing was lost."
+def _flip_rates(broke: Comparison, left: Comparison) -> str:
+    """How many examples that were solved before are not any more; empty where scores are not right or wrong."""
+    if broke.flips is None or left.flips is None:
+        return ""
+    change, rest = broke.flips.negative, left.flips.negative
+    return (
+        f"Solved before and no more after the change: {100 * change.value:.1f}% of the examples [{100 * change.low:.1f}, "
+        f"{100 * change.high:.1f}]; after the repair: {100 * rest.value:.1f}% [{100 * rest.low:.1f}, {100 * rest.high:.1f}]."
+    )
+
+
+def _negative(comparison: Comparison) -> list[dict[str, str]]:
+    """Examples that the first model solved and the second did not."""
+    return [
+        {
+            "group": f.labels.get("group") or f.labels.get("skill", ""),
+            "prompt": f.prompt[:TEXT],
+            "reference": f.reference[:TEXT],
+            "before": f.old[:TEXT],
+            "after": f.new[:TEXT],
+        }
+        for f in comparison.examples
+        if f.kind == "negative"
+    ]
+
+
+def _summary(metric: str, whole: Capability, share: float | None) -> str:
+    before, broken, mended = (whole.scores[stage][0] for stage in STAGES)
+    return f"{metric} went from {before:.3f} to {broken:.3f} by the change, and to {mended:.3f} by the repair: {won_back(share)}."
 
 
 def _sentence(comparison: Comparison) -> str:
     test = comparison.test
+    unit = " in nats per token" if comparison.metric == "perplexity" else ""
     return (
-        f"{comparison.verdict}. {comparison.old_value:.4g} to {comparison.new_value:.4g}, difference {test.effect or 0:+.4g} "
+        f"{VERDICTS.get(comparison.verdict, comparison.verdict)}. {comparison.old_value:.4g} to {comparison.new_value:.4g}, difference{unit} {test.effect or 0:+.4g} "
         f"[{test.low or 0:+.4g}, {test.high or 0:+.4g}], p = {comparison.p:.2g} ({test.name}, Holm over {comparison.comparisons}); "
         f"smallest difference that could be seen: {comparison.detectable:.3g}."
     )

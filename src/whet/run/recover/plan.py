@@ -3,7 +3,7 @@
 Written as a recipe, a recovery is resumed, reused and recorded like any run, and its user can go on from the file::
 
     model: the changed model             models: {reference: the model before the change}
-    data:   pool -> diagnosis (label drift) -> repair (a selection of it); drift of the repaired model on what was not chosen
+    data:   pool -> diagnosis (label drift) -> repair (a selection of it); after: the drift of the repaired model on the whole pool
     train:  repaired, from the changed model
     measure: reference, base and repaired on the tasks; base against reference, repaired against base
 """
@@ -17,10 +17,19 @@ from typing import Any
 
 import yaml
 
-from whet.errors import RecipeError
+from whet import parts
+from whet.errors import RecipeError, unknown
+from whet.recipe import objectives
 
 REFERENCE, REPAIRED = "reference", "repaired"
 POOL, DIAGNOSIS, REPAIR, AFTER = "pool", "diagnosis", "repair", "after"
+EVERY_EPOCH = "rs2"
+"""Not a selection but a schedule: a new draw in every epoch."""
+COLUMNS = {"paser": {"by": "group", "drift": "drift"}, "skill-it": {"by": "group"}}
+"""The columns of the diagnosis that a selection reads."""
+FLIP_WEIGHT = 0.5
+"""Weight of the flip-aware term beside the objective's 1."""
+ANSWERS, REPLIES = "held-out answers", "held-out replies"
 HELD_OUT = 0.1
 """Share of a file's rows that measures, where the file has no test rows of its own."""
 
@@ -32,10 +41,10 @@ class Recovery:
     model: the changed model; reference: the model before the change; each a folder, hub id or bundled model.
     data: the pool that repairs: a data file, or a source in recipe form.
     budget: share of the pool to train on (0.04: 4%).  by: the column that names capabilities; default: clusters of the pool.
-    select: the selection, by name or in recipe form; its share is the budget.
+    select: the selection, by name or in recipe form; its share is the budget. ``rs2`` draws that share of the pool anew in every epoch.
     objective, adapter, settings: of the train step; adapter default: ``scales`` for a quantized model, ``sparse`` for a pruned
-    one, else ``full``.
-    tasks: what proves it; default: held-out rows of the pool.
+    one, else ``full``.  flip_aware: add the objective ``compat-distill`` against the reference.
+    tasks: what proves it; default: held-out rows of the pool, see :func:`default_tasks`.
     """
 
     model: str
@@ -46,28 +55,30 @@ class Recovery:
     select: Any = "paser"
     objective: Any = "sft"
     adapter: Any = None
+    flip_aware: bool = False
     tasks: Sequence[Any] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 3, "batch_size": 16, "lr": 3e-4})
     seed: int = 0
     about: str = ""
 
 
-def share_of(text: str) -> float:
+def share_of(share: str | float) -> float:
     """``4%`` or ``0.04`` as a share in (0, 1].
 
     Raises:
         RecipeError: anything else.
 
-    >>> share_of("4%"), share_of("0.2")
-    (0.04, 0.2)
+    >>> share_of("4%"), share_of("0.2"), share_of(0.5)
+    (0.04, 0.2, 0.5)
     """
+    text = str(share)
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
+        found = 0.0
+    if not 0 < found <= 1:
         raise RecipeError(f"{text!r}: expected a share such as 4% or 0.04")
-    return share
+    return found
 
 
 def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
@@ -79,6 +90,10 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
     source = pool_source(asked.data)
     groups = {"by": asked.by} if asked.by else {}
     both = {"model": "base", "reference": REFERENCE}
+    chosen = selection(asked.select, asked.budget)
+    again = chosen["name"] == EVERY_EPOCH
+    selected = {} if again else {**both, "select": [chosen]}
+    schedule = {"schedule": {**_without(chosen, "share"), "ratio": asked.budget}} if again else {}
     return {
         "whet": 1,
         "name": "recover",
@@ -89,7 +104,7 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
         "data": [
             {"name": POOL, "source": source},
             {"name": DIAGNOSIS, "data": POOL, **both, "label": [{"name": "drift", **groups}]},
-            {"name": REPAIR, "data": DIAGNOSIS, **both, "select": [selection(asked.select, asked.budget)]},
+            {"name": REPAIR, "data": DIAGNOSIS, **selected},
             {
                 "name": AFTER,
                 "data": DIAGNOSIS,
@@ -103,15 +118,16 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
                 "name": REPAIRED,
                 "data": REPAIR,
                 "model": "base",
-                "objective": asked.objective,
+                **repair_objective(asked.objective, asked.flip_aware),
                 "adapter": asked.adapter or adapter,
+                **schedule,
                 **asked.settings,
             }
         ],
         "measure": [
             {
                 "name": "proof",
-                "tasks": list(asked.tasks) or [default_task(source)],
+                "tasks": list(asked.tasks) or default_tasks(source),
                 "models": [REFERENCE, "base", REPAIRED],
                 "against": {"base": REFERENCE, REPAIRED: "base"},
             }
@@ -138,15 +154,43 @@ def pool_source(data: Any) -> dict[str, Any]:
 
 
 def selection(select: Any, budget: float) -> dict[str, Any]:
-    """The selection in recipe form with the budget as its share; PASER reads the diagnosis instead of computing it again."""
+    """The selection in recipe form with the budget as its share; some read the diagnosis instead of computing it again.
+
+    Raises:
+        RecipeError: no such selection; the message gives the nearest right name.
+    """
     part = {"name": select} if isinstance(select, str) else dict(select)
-    columns = {"by": "group", "drift": "drift"} if part["name"] == "paser" else {}
+    known = {*parts.parts("select"), EVERY_EPOCH}
+    if part.get("name") not in known:
+        raise RecipeError(f"select: {unknown('selection', str(part.get('name')), known)}")
+    columns = COLUMNS.get(part["name"], {})
     return {**columns, **part, **({} if "rows" in part else {"share": budget})}
 
 
-def default_task(source: Mapping[str, Any]) -> dict[str, Any]:
-    """How well the model predicts held-out replies of the pool."""
-    return {"name": "replies", "data": dict(source)}
+def repair_objective(objective: Any, flip_aware: bool) -> dict[str, Any]:
+    """The train step's ``objective``, with the flip-aware term if asked for, and its ``reference`` if it reads one."""
+    if flip_aware:
+        given = list(objective) if isinstance(objective, list) else [objective]
+        objective = [*given, {"name": "compat-distill", "weight": FLIP_WEIGHT}]
+    needs = frozenset().union(*(part.needs for _, part in objectives(objective)))
+    return {"objective": objective, **({"reference": REFERENCE} if "reference_logits" in needs else {})}
+
+
+def _without(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key != name}
+
+
+def default_tasks(source: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How well held-out replies of the pool are predicted; and, where its rows have an ``answer``, how many prompts are answered right.
+
+    Raises:
+        DataError: the pool holds no rows out.
+    """
+    rows = parts.build("source", source, "data")("test")
+    replies = {"name": "replies", "data": dict(source), "title": REPLIES, "limit": 2000}
+    checkable = {"prompt", "answer"} <= set(rows.column_names) and bool(rows[0]["answer"])
+    answers = {"name": "answers", "data": dict(source), "title": ANSWERS, "limit": 500}
+    return [answers, replies] if checkable else [replies]
 
 
 def adapter_for(model: Any) -> str:

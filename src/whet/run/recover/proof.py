@@ -53,7 +53,8 @@ class Proof:
     left: Sequence[Comparison]
     recovered: Mapping[str, float | None]
     bounds: Sequence[Bound] = ()
-    receipt: Mapping[str, Any] = field(default_factory=dict)
+    grouped: Mapping[str, str] = field(default_factory=dict)
+    """Task -> how its examples were put into groups, or why not."""
 
     @property
     def met(self) -> bool:
@@ -62,21 +63,28 @@ class Proof:
 
 
 def prove(
-    results: Mapping[str, Mapping[str, TaskResult]], within: float | None = None, max_negative_flips: float | None = None
+    results: Mapping[str, Mapping[str, TaskResult]],
+    within: float | None = None,
+    max_negative_flips: float | None = None,
+    grouped: Mapping[str, str] | None = None,
 ) -> Proof:
     """Judges the three stages.
 
     Args:
         results: task -> stage (``reference``, ``base``, ``repaired``) -> result.
-        within: largest loss against the reference, as a share of the score's range (0.01: one point of accuracy).
-        max_negative_flips: largest share of examples that the reference solved and the repaired model does not.
+        within: largest loss against the reference, as a share of the score's range (0.01: one point of accuracy); for perplexity in
+            nats per token (0.01: 1% of perplexity).
+        max_negative_flips: largest share of examples that the reference solved and the repaired model does not; of tasks whose
+            scores are right or wrong.
+        grouped: task -> how its examples were put into groups.
     """
     pairs = [(REFERENCE, "base"), ("base", REPAIRED), (REFERENCE, REPAIRED)]
     judged = corrected([compare(by_stage[a], by_stage[b]) for a, b in pairs for by_stage in results.values()])
     count = len(results)
     broke, repaired, left = (judged[i * count : (i + 1) * count] for i in range(3))
     bounds = [_within(c, within) for c in left] if within is not None else []
-    bounds += [_flips(c, max_negative_flips) for c in left] if max_negative_flips is not None else []
+    if max_negative_flips is not None:
+        bounds += [_flips(c, max_negative_flips) for c in [c for c in left if c.flips is not None] or left]
     return Proof(
         capabilities={task: _capabilities(by_stage) for task, by_stage in results.items()},
         broke=broke,
@@ -84,6 +92,7 @@ def prove(
         left=left,
         recovered={b.task: _recovered(b, r) for b, r in zip(broke, repaired)},
         bounds=bounds,
+        grouped=grouped or {},
     )
 
 
@@ -95,9 +104,10 @@ def _recovered(broke: Comparison, repaired: Comparison) -> float | None:
 
 
 def _within(left: Comparison, margin: float) -> Bound:
+    if left.test.effect is None or left.test.low is None or left.test.high is None:
+        return Bound(False, f"{left.task}: there is no interval of the difference, so nothing can be shown")
     sign = 1.0 if left.better_high else -1.0
-    effect, ends = sign * (left.test.effect or 0.0), [sign * (v or 0.0) for v in (left.test.low, left.test.high)]
-    worst = min(ends)
+    effect, worst = sign * left.test.effect, min(sign * left.test.low, sign * left.test.high)
     head = f"{left.task}: repaired minus reference {effect:+.4f}, at worst {worst:+.4f} (95%)"
     if worst > -margin:
         return Bound(True, f"{head}: within {margin:g}, shown")
@@ -119,18 +129,19 @@ def _flips(left: Comparison, most: float) -> Bound:
 
 
 def _capabilities(by_stage: Mapping[str, TaskResult]) -> list[Capability]:
-    """The task's groups by skill (else by group), those that lost most first; one line for all where there are none."""
+    """The task's groups by group (else by skill), those that lost most first; one line for all where there are none."""
     from whet.measure.estimates import is_better_high, split_key
 
     metric = by_stage[REFERENCE].metric
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {"group": {}, "skill": {}}
     for stage in STAGES:
         for key, estimate in by_stage[stage].estimates.items():
             name, label, value = split_key(key)
-            if name == metric and label in ("skill", "group"):
-                found.setdefault(value, {})[stage] = estimate
+            if name == metric and label in found:
+                found[label].setdefault(value, {})[stage] = estimate
+    values = found["group"] or found["skill"]
     whole = {stage: by_stage[stage].estimates[metric] for stage in STAGES}
-    groups = {name: stages for name, stages in found.items() if len(stages) == len(STAGES)} if len(found) > 1 else {}
+    groups = {name: stages for name, stages in values.items() if len(stages) == len(STAGES)} if len(values) > 1 else {}
     sign = 1.0 if is_better_high(metric) else -1.0
     lines = [
         Capability(name, stages[REFERENCE].n, {s: (e.value, e.low, e.high) for s, e in stages.items()})
