@@ -14,7 +14,8 @@ from whet import parts
 from whet.budget import Budget
 from whet.errors import RecipeError, unknown
 from whet.model import Model, quiet_transformers
-from whet.recipe import TrainStep, build_step
+from whet.recipe import build_step
+from whet.recipe_steps import TrainStep
 
 Data = Any
 ModelLike = Model | str | Path
@@ -133,7 +134,7 @@ def quantize(model: ModelLike, data: Data = None, *, name: str | None = None, se
         seed: of the draws.
         fields: the fields of a recipe's quantize step: ``bits``, ``group_size``, ``transform``, ``compensate``, ...
     """
-    from whet.recipe import QuantizeStep
+    from whet.recipe_steps import QuantizeStep
     from whet.run.steps import quantize_model
 
     start = load(model)

@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
 
     _claims_arguments(_command(commands, "claims", _claims, "what papers claim, and what small comparisons say of it"))
 
-    _board_arguments(_command(commands, "board", _board, "the ledger in a browser: runs as they train, comparisons, claims, lineage"))
+    _board_arguments(
+        _command(commands, "board", _board, "the ledger in a browser: runs as they train, comparisons, claims, lineage")
+    )
 
     show = _command(commands, "show", _show, "what a run did, step by step, and why; or what a comparison found")
     show.add_argument(

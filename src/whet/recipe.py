@@ -24,132 +24,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-from annotated_types import Gt
+from typing import Any
 
 from whet import parts
 from whet.errors import RecipeError, unknown
-from whet.parts import Kind
+from whet.recipe_order import check_name, check_references, ordered
+from whet.recipe_steps import (
+    BASE,
+    SECTIONS,
+    DataStep,
+    EditStep,
+    MeasureStep,
+    Step,
+    TrainStep,
+)
 from whet.recipe_text import apply_override, located, read_yaml
 
 FORMAT = 1
 """Version of the recipe format that this whet writes and reads."""
-
-LONGEST_NAME = 80
-"""Characters of a recipe's or step's name."""
-
-BASE = "base"
-"""How steps refer to the recipe's own model."""
-
-
-@dataclass(frozen=True)
-class DataStep:
-    """Makes a dataset: from a source, or from another data step, passed through synthesis, labels and selection."""
-
-    name: str
-    source: Annotated[Any, Kind("source")] | None = None
-    """Where rows come from; exactly one of ``source`` and ``data`` is given."""
-    data: str | None = None
-    """Another data step whose rows are taken."""
-    split: str = "train"
-    model: str | None = None
-    """The stage whose model ``synthesize``, ``label`` and ``select`` use, in this order; default the recipe's model."""
-    reference: str | None = None
-    """The stage that ``label`` and ``select`` hold the model against, where they compare two."""
-    synthesize: Annotated[tuple[Any, ...], Kind("synthesize")] = ()
-    label: Annotated[tuple[Any, ...], Kind("label")] = ()
-    select: Annotated[tuple[Any, ...], Kind("select")] = ()
-
-
-@dataclass(frozen=True)
-class TrainStep:
-    """Trains a stage's model. ``settings`` holds the fields of ``whet.train.settings.TrainSettings`` that were given."""
-
-    name: str
-    data: str
-    model: str | None = None
-    """The stage to start from; default the training step before this one, or the recipe's model."""
-    format: Annotated[Any, Kind("format")] | None = None
-    """Default: ``preference`` where the objective needs pairs, else ``chat``."""
-    objective: Any = "sft"
-    """A part, or a list of parts each with a ``weight``."""
-    adapter: Annotated[Any, Kind("adapter")] = "full"
-    optimizer: Annotated[Any, Kind("optimizer")] = "adamw"
-    schedule: Annotated[Any, Kind("schedule")] = "shuffle"
-    reference: str | None = None
-    """The stage that objectives hold the policy against; default the one to start from, for those that can do with it."""
-    reward: Annotated[Any, Kind("reward")] | None = None
-    """Only for objectives that need rollouts."""
-    rollouts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``whet.train.rollouts.RolloutSettings``; only for objectives that need rollouts."""
-    validate: Annotated[Any, Kind("task")] | None = None
-    """A task on validation rows that is measured ``validations`` times while it trains, neither timed nor counted."""
-    validations: Annotated[int, Gt(0)] = 8
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EditStep:
-    """Merges or rescales weights of several stages without training."""
-
-    name: str
-    models: tuple[str, ...]
-    method: Annotated[Any, Kind("edit")]
-    base: str | None = None
-    """The common ancestor, where the method needs one; default the recipe's model."""
-    score: Annotated[Any, Kind("task")] | None = None
-    """The held-out task that selecting methods (a greedy soup) score candidates with; never a test set."""
-
-
-@dataclass(frozen=True)
-class QuantizeStep:
-    """Quantizes a stage's model. ``settings`` holds the fields of ``whet.quantize.settings.QuantizeSettings`` that were given."""
-
-    name: str
-    model: str | None = None
-    data: str | None = None
-    """The data step whose rows calibrate; needed where a piece reads activations."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MeasureStep:
-    """Measures stages on tasks and compares each stage with the one it came from."""
-
-    name: str
-    tasks: Annotated[tuple[Any, ...], Kind("task")]
-    models: tuple[str, ...] = ()
-    """Default: the recipe's model and every stage."""
-    against: Mapping[str, str] = field(default_factory=dict)
-    """Stage -> the stage that it is compared with; default the one that it was made from."""
-
-
-@dataclass(frozen=True)
-class ExportStep:
-    """Writes a stage's model in a form that other software loads."""
-
-    name: str
-    to: Annotated[Any, Kind("export")]
-    model: str | None = None
-
-
-Step = DataStep | TrainStep | EditStep | QuantizeStep | MeasureStep | ExportStep
-
-SECTIONS: dict[str, type] = {
-    "data": DataStep,
-    "train": TrainStep,
-    "edit": EditStep,
-    "quantize": QuantizeStep,
-    "measure": MeasureStep,
-    "export": ExportStep,
-}
-
-MODEL_SECTIONS = ("train", "edit", "quantize")
-"""Sections whose steps make a model."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +106,7 @@ def _recipe(document: Mapping[str, Any]) -> Recipe:
         )
     if not isinstance(document.get("name"), str):
         raise RecipeError("name: a recipe needs a name, a short text")
-    _check_name(document["name"], "name", "a recipe")
+    check_name(document["name"], "name", "a recipe")
     seed = document.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise RecipeError(f"seed: expected an integer from 0 to 2^63 - 1, got {seed!r}")
@@ -224,13 +119,13 @@ def _recipe(document: Mapping[str, Any]) -> Recipe:
     elif not isinstance(model, str) or not model.strip():
         raise RecipeError(f"model: expected a model's name, folder or hub id, or an architecture, got {model!r}")
     steps, others = list(_steps(document)), _other_models(document.get("models") or {})
-    _check_references(steps, document.get("tokenizer_data"), others)
+    check_references(steps, document.get("tokenizer_data"), others)
     return Recipe(
         name=document["name"],
         model=model,
         seed=seed,
         about=document.get("about") or "",
-        steps=tuple(_ordered(steps, others)),
+        steps=tuple(ordered(steps, others)),
         document=document,
         tokenizer_data=document.get("tokenizer_data"),
         models=others,
@@ -241,7 +136,7 @@ def _other_models(models: Any) -> dict[str, str]:
     if not isinstance(models, Mapping):
         raise RecipeError(f"models: expected a mapping of names to models, got {models!r}")
     for name, reference in models.items():
-        _check_name(str(name), f"models.{name}", "a model")
+        check_name(str(name), f"models.{name}", "a model")
         if name == BASE:
             raise RecipeError(f"models.{BASE}: '{BASE}' is the recipe's own model; take another name")
         if not isinstance(reference, str) or not reference.strip():
@@ -373,102 +268,9 @@ def objectives(spec: Any, where: str = "objective") -> list[tuple[float, Any]]:
     return pairs
 
 
-def references(section: str, step: Step) -> dict[str, str]:
-    """Field -> the step that it refers to (data steps and stages alike), the recipe's own model left out."""
-    found: dict[str, str | None] = {}
-    for name in ("data", "model", "reference", "base"):
-        found[name] = getattr(step, name, None)
-    for index, name in enumerate(getattr(step, "models", ())):
-        found[f"models.{index}"] = name
-    for stage, name in getattr(step, "against", {}).items():
-        found[f"against.{stage}"] = name
-    return {k: v for k, v in found.items() if v is not None and v != BASE}
-
-
 def needs_no_model(recipe: Recipe, name: str) -> bool:
     """Whether the rows of a data step come from a source alone, through however many steps."""
     step = recipe.step(name)
     if not isinstance(step, DataStep) or step.synthesize or step.label or step.select:
         return False
     return step.data is None or needs_no_model(recipe, step.data)
-
-
-def _check_references(steps: list[tuple[str, Step]], tokenizer_data: str | None, others: Mapping[str, str]) -> None:
-    names: dict[str, str] = dict.fromkeys(others, "models")
-    for where, section, step in _numbered(steps):
-        if step.name in names or step.name == BASE:
-            raise RecipeError(
-                f"{where}.name: two steps are called {step.name!r}; names must differ ('{BASE}' is the recipe's model)"
-            )
-        _check_name(step.name, f"{where}.name", "a step")
-        names[step.name] = section
-    data = [n for n, s in names.items() if s == "data"]
-    stages = [BASE, *(n for n, s in names.items() if s in (*MODEL_SECTIONS, "models"))]
-    for where, section, step in _numbered(steps):
-        for name, target in references(section, step).items():
-            allowed = data if name == "data" else stages
-            if target not in allowed:
-                raise RecipeError(f"{where}.{name}: {unknown('data step' if name == 'data' else 'stage', target, allowed)}")
-            if names[target] == "quantize" and (section == "quantize" or (name.startswith("models.") and section == "edit")):
-                raise RecipeError(
-                    f"{where}.{name}: stage {target!r} is quantized, and codes can be neither merged nor quantized again; take "
-                    "the stage that it was made from"
-                )
-        for stage in getattr(step, "against", {}):
-            if stage not in stages:
-                raise RecipeError(f"{where}.against: {unknown('stage', str(stage), stages)}")
-    if tokenizer_data is not None and tokenizer_data not in data:
-        raise RecipeError(f"tokenizer_data: {unknown('data step', tokenizer_data, data)}")
-
-
-def _numbered(steps: list[tuple[str, Step]]) -> Iterator[tuple[str, str, Step]]:
-    """(place in the recipe, section, step) of each step."""
-    counts = dict.fromkeys(SECTIONS, 0)
-    for section, step in steps:
-        yield f"{section}.{counts[section]}", section, step
-        counts[section] += 1
-
-
-def _check_name(name: str, where: str, what: str) -> None:
-    """Refuses names that could not stand in a path, in ``RUN:STAGE`` or in an override."""
-    problem = _problem(name)
-    if problem:
-        raise RecipeError(f"{where}: the name {name[:80]!r} of {what} {problem}; take letters, digits, '-' and '_'")
-
-
-def _problem(name: str) -> str | None:
-    if not name.strip():
-        return "is empty"
-    wrong = sorted({c for c in name if c in "/\\:" or not c.isprintable()})
-    if wrong:
-        return f"holds {' and '.join(map(repr, wrong))}"
-    if name[0] in ".-":
-        return "begins with '.' or '-'"
-    if len(name) > LONGEST_NAME:
-        return f"has {len(name)} characters, more than {LONGEST_NAME}"
-    return "is a number, as positions in the recipe are" if name.isdigit() else None
-
-
-def _ordered(steps: list[tuple[str, Step]], others: Collection[str]) -> list[tuple[str, Step]]:
-    """Topological order that keeps the written order where it can."""
-    done: set[str] = set()
-    order: list[tuple[str, Step]] = []
-    remaining = list(steps)
-    every_model = {s.name for section, s in steps if section in MODEL_SECTIONS}
-    while remaining:
-        for entry in remaining:
-            section, step = entry
-            wanted = set(references(section, step).values())
-            if isinstance(step, MeasureStep) and not step.models:
-                wanted |= every_model
-            if wanted <= done | set(others):
-                break
-        else:
-            circle = ", ".join(step.name for _, step in remaining)
-            raise RecipeError(
-                f"{remaining[0][0]}: the steps {circle} wait for each other; a step may only use what comes before it"
-            )
-        remaining.remove(entry)
-        order.append(entry)
-        done.add(step.name)
-    return order

@@ -14,7 +14,8 @@ import whet
 from whet.data.context import Context
 from whet.errors import RecipeError
 from whet.model import Model
-from whet.recipe import DataStep, read
+from whet.recipe import read
+from whet.recipe_steps import DataStep
 from whet.run.diff import diff_runs
 from whet.run.runner import run_recipe
 from whet.run.steps import make_data

@@ -122,7 +122,8 @@ def test_it_pulls_towards_the_reference(tiny_model, adapter):
 
 def test_references_are_counted_and_left_alone(tiny_model):
     from whet.api import dataset
-    from whet.recipe import TrainStep, build_step
+    from whet.recipe import build_step
+    from whet.recipe_steps import TrainStep
     from whet.run.steps import train_model
 
     old = other(tiny_model)

@@ -37,7 +37,8 @@ def test_without_a_step_size_nothing_changes(quantized):
 
 def test_the_loss_falls(quantized):
     from whet.api import dataset
-    from whet.recipe import TrainStep, build_step
+    from whet.recipe import build_step
+    from whet.recipe_steps import TrainStep
     from whet.run.steps import train_model  # the receipt holds the curve
 
     fields = {**SETTINGS, "steps": 30, "lr": 1e-2, "lr_schedule": "constant"}

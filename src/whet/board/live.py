@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whet.board.records import Records
-from whet.recipe import SECTIONS
+from whet.recipe_steps import SECTIONS
 from whet.run import figures
 from whet.run.ledger import Run
 from whet.run.progress import read_progress

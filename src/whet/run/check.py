@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from whet import parts
 from whet.measure.invariants import Invariant, check_all
 from whet.model import Model, quiet_transformers
-from whet.recipe import Recipe, TrainStep, objectives, read
+from whet.recipe import Recipe, objectives, read
+from whet.recipe_steps import TrainStep
 from whet.recipe_text import read_yaml
 from whet.run.bundled import find_recipe
 from whet.run.forecast import Forecast, Generation, forecast_recipe
@@ -91,7 +92,9 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
         if "rollouts" in _needs(step):
             continue
         if "reference_logits" in _needs(step):
-            notes.append(f"train step {step.name!r}: its objective reads another model's predictions; it is tried when both exist")
+            notes.append(
+                f"train step {step.name!r}: its objective reads another model's predictions; it is tried when both exist"
+            )
             continue
         units, receipt = _prepare(step, model, rows)
         prepared[step.name] = units, receipt

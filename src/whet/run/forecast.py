@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whet.budget import Budget
-from whet.recipe import BASE, MODEL_SECTIONS, Recipe, TrainStep, objectives, rollout_settings
+from whet.recipe import Recipe, objectives, rollout_settings
+from whet.recipe_steps import BASE, MODEL_SECTIONS, TrainStep
 
 if TYPE_CHECKING:
     from whet.data.example import Example

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from whet import parts
-from whet.recipe import Step, TrainStep, objectives, settings_class
+from whet.recipe import objectives, settings_class
+from whet.recipe_steps import Step, TrainStep
 
 _HERE = Path(__file__).parents[1]
 

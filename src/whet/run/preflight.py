@@ -14,7 +14,8 @@ from typing import Any
 from whet import parts
 from whet.errors import DataError, RecipeError, WhetError
 from whet.model import Model, checked_template
-from whet.recipe import Recipe, TrainStep, objectives, rollout_settings
+from whet.recipe import Recipe, objectives, rollout_settings
+from whet.recipe_steps import TrainStep
 
 TRIED = 32
 """Rows that are tried of each step, and again as many of those with empty cells."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import StoreError
-from whet.recipe import Recipe, TrainStep
+from whet.recipe import Recipe
+from whet.recipe_steps import TrainStep
 from whet.run.steps import Inputs, train_model
 from whet.train.distributed import World
 

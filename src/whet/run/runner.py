@@ -17,7 +17,9 @@ from typing import Any
 from whet.errors import RecipeError, StoreError
 from whet.interrupt import graceful
 from whet.model import quiet_transformers, resolve
-from whet.recipe import BASE, MODEL_SECTIONS, Recipe, Step, needs_no_model, read, references
+from whet.recipe import Recipe, needs_no_model, read
+from whet.recipe_order import references
+from whet.recipe_steps import BASE, MODEL_SECTIONS, Step
 from whet.run import identity as ids
 from whet.run.alive import alive, settle
 from whet.run.bundled import find_recipe

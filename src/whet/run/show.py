@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import StoreError
-from whet.recipe import MODEL_SECTIONS
+from whet.recipe_steps import MODEL_SECTIONS
 from whet.run.alive import note, settle
 from whet.run.ledger import Ledger
 from whet.run.store import Store

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whet.model import quiet_transformers
-from whet.recipe import MODEL_SECTIONS, Recipe, Step, read, references
+from whet.recipe import Recipe, read
+from whet.recipe_order import references
+from whet.recipe_steps import MODEL_SECTIONS, Step
 from whet.run.steps import Inputs
 from whet.run.store import Store
 from whet.workers import Pool, using

@@ -14,18 +14,8 @@ from whet import parts
 from whet.data.tables import TEXT_COLUMNS
 from whet.errors import RecipeError
 from whet.model import Model
-from whet.recipe import (
-    BASE,
-    MODEL_SECTIONS,
-    DataStep,
-    EditStep,
-    ExportStep,
-    MeasureStep,
-    QuantizeStep,
-    Recipe,
-    TrainStep,
-    objectives,
-)
+from whet.recipe import Recipe, objectives
+from whet.recipe_steps import BASE, MODEL_SECTIONS, DataStep, EditStep, ExportStep, MeasureStep, QuantizeStep, TrainStep
 from whet.run.comparisons import compare_stages, measure_stages
 from whet.run.models import open_model, save_model
 from whet.run.progress import ProgressFile

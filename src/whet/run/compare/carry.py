@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from whet.budget import Budget
 from whet.errors import RecipeError, WhetError, unknown
 from whet.model import quiet_transformers
-from whet.recipe import LONGEST_NAME
+from whet.recipe_order import LONGEST_NAME
 from whet.recipe_text import set_field
 from whet.run.compare import jobs
 from whet.run.compare.graph import with_budget

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from whet.recipe import SECTIONS, Recipe, references
+from whet.recipe import Recipe
+from whet.recipe_order import references
+from whet.recipe_steps import SECTIONS
 
 LENGTHS = ("steps", "epochs", "tokens", "budget")
 """The fields of a train step that say how long it trains."""

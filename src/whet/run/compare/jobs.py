@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import WhetError
-from whet.recipe import BASE, SECTIONS, Recipe, read
+from whet.recipe import Recipe, read
+from whet.recipe_steps import BASE, SECTIONS
 from whet.run.compare.graph import ancestors, named
 from whet.run.compare.plan import VALIDATION
 from whet.run.compare.spending import StepCost, step_cost

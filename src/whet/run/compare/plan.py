@@ -23,7 +23,8 @@ from annotated_types import Ge, Gt, Lt
 from whet import parts
 from whet.budget import Budget
 from whet.errors import RecipeError, unknown
-from whet.recipe import BASE, MODEL_SECTIONS, Recipe, read
+from whet.recipe import Recipe, read
+from whet.recipe_steps import BASE, MODEL_SECTIONS
 from whet.recipe_text import apply_override, read_yaml
 from whet.run.bundled import find_recipe
 from whet.run.compare.graph import shared_steps, step_of, trains, with_budget, with_lengths
