@@ -24,6 +24,11 @@ def references(section: str, step: Step) -> dict[str, str]:
 
 
 def check_references(steps: list[tuple[str, Step]], tokenizer_data: str | None, others: Mapping[str, str]) -> None:
+    """Refuses a recipe whose steps have unfit or equal names, or refer to what is not there.
+
+    Raises:
+        RecipeError: names the field, and the nearest right name.
+    """
     names: dict[str, str] = dict.fromkeys(others, "models")
     for where, section, step in _numbered(steps):
         if step.name in names or step.name == BASE:
