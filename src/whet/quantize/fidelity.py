@@ -30,23 +30,35 @@ class Fidelity:
         return asdict(self)
 
 
+LOGITS = 1 << 22
+"""Numbers in the logits that are compared at a time: 16 MB in float32, of which a handful is alive."""
+
+
 @torch.no_grad()
 def compare(reference: Any, other: Any, rows: Sequence[Sequence[int]], batch_tokens: int = 4096) -> Fidelity:
     """Runs both networks on the rows; a row counts by its tokens. ``rows`` must not be empty."""
     kl, same, weights = [], [], []
     largest = difference = 0.0
-    for ids in batches(rows, batch_tokens):
-        ours = reference(input_ids=ids.to(reference.device), use_cache=False).logits.float()
-        theirs = other(input_ids=ids.to(other.device), use_cache=False).logits.float().to(ours.device)
-        largest = max(largest, float(ours.abs().max()))
-        difference = max(difference, float((ours - theirs).abs().max()))
-        logp, logq = ours.log_softmax(-1), theirs.log_softmax(-1)
-        kl.append((logp.exp() * (logp - logq)).sum(-1).double().mean(-1))
-        same.append((ours.argmax(-1) == theirs.argmax(-1)).double().mean(-1))
+    vocabulary = int(reference.config.get_text_config().vocab_size)
+    piece = max(1, LOGITS // vocabulary)
+    for ids in batches(rows, min(batch_tokens, piece)):
+        ours = reference(input_ids=ids.to(reference.device), use_cache=False).logits
+        theirs = other(input_ids=ids.to(other.device), use_cache=False).logits.to(ours.device)
+        apart, agreeing = torch.zeros(ids.shape, dtype=torch.float64), torch.zeros(ids.shape, dtype=torch.float64)
+        for start in range(0, ids.shape[1], piece):
+            span = slice(start, start + piece)
+            p, q = ours[:, span].float(), theirs[:, span].float()
+            largest = max(largest, float(p.abs().max()))
+            difference = max(difference, float((p - q).abs().max()))
+            agreeing[:, span] = (p.argmax(-1) == q.argmax(-1)).double().cpu()
+            logp, logq = p.log_softmax(-1), q.log_softmax(-1)
+            apart[:, span] = (logp.exp() * (logp - logq)).sum(-1).double().cpu()
+        kl.append(apart.mean(-1))
+        same.append(agreeing.mean(-1))
         weights.append(torch.full((ids.shape[0],), float(ids.shape[1]), dtype=torch.float64))
     weight = torch.cat(weights)
-    kl_mean, kl_stderr = _weighted(torch.cat(kl).cpu(), weight)
-    top1, top1_stderr = _weighted(torch.cat(same).cpu(), weight)
+    kl_mean, kl_stderr = _weighted(torch.cat(kl), weight)
+    top1, top1_stderr = _weighted(torch.cat(same), weight)
     return Fidelity(kl_mean, kl_stderr, top1, top1_stderr, difference / max(largest, 1e-12), len(rows), int(weight.sum()))
 
 
