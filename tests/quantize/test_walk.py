@@ -100,6 +100,7 @@ def test_an_error_while_passes_wait_ends_them(tiny_model: Model) -> None:
 def test_as_many_batches_wait_as_a_share_of_the_free_memory_holds(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     made = batches(ROWS, 200)
     each = (4 * 64 + 128) * 4 * made[0].numel()
-    for free, expected in ((None, len(made)), (0, 0), (4 * each, 1), (8 * each - 4, 1)):
+    one = round(each / memory.HELD_SHARE)
+    for free, expected in ((None, len(made)), (0, 0), (one, 1), (2 * one - 4, 1)):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         assert memory.held_batches(tiny_model.network, made) == expected
