@@ -23,7 +23,7 @@ def refused(user: Any, name: str, content: bytes | str, *wanted: str, **settings
         ("rows.jsonl", " \n\n", "rows.jsonl: the file holds no rows"),
         ("rows.json", "[]", "rows.json: the file holds no rows"),
         ("rows.csv", "prompt,completion\n", "rows.csv: the file holds no rows"),
-        ("rows.jsonl.gz", gzip.compress(b""), "rows.jsonl.gz: the file holds no rows"),
+        ("rows.jsonl.gz", gzip.compress(b"", mtime=0), "rows.jsonl.gz: the file holds no rows"),
     ],
 )
 def test_empty_file(user: Any, name: str, content: bytes | str, message: str) -> None:
@@ -39,8 +39,8 @@ def test_empty_file(user: Any, name: str, content: bytes | str, message: str) ->
         ("rows.jsonl", GOOD.encode() + b'{"prompt": "\xff"}\n', "rows.jsonl:2: not UTF-8"),
         ("rows.jsonl", GOOD.encode() + b'{"prompt": "a\0b"}\n', "rows.jsonl:2: not JSON"),
         ("rows.jsonl", (GOOD * 2).encode("utf-16"), "rows.jsonl:1: not UTF-8"),
-        ("rows.jsonl", gzip.compress(GOOD.encode()), "rows.jsonl:1: not UTF-8"),
-        ("rows.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:40], "rows.jsonl.gz: cannot read it: Compressed file ended"),
+        ("rows.jsonl", gzip.compress(GOOD.encode(), mtime=0), "rows.jsonl:1: not UTF-8"),
+        ("rows.jsonl.gz", gzip.compress(GOOD.encode() * 99, mtime=0)[:40], "rows.jsonl.gz: cannot read it: Compressed file ended"),
         ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot read it: Not a gzipped file"),
         ("rows.csv", 'prompt,completion\na,b\n"a,b\n', "are quotes closed?"),
         ("rows.csv", "prompt,completion\na,b\na,b,c\n", "rows.csv:3: 2 columns in the header"),
