@@ -40,7 +40,11 @@ def test_empty_file(user: Any, name: str, content: bytes | str, message: str) ->
         ("rows.jsonl", GOOD.encode() + b'{"prompt": "a\0b"}\n', "rows.jsonl:2: not JSON"),
         ("rows.jsonl", (GOOD * 2).encode("utf-16"), "rows.jsonl:1: not UTF-8"),
         ("rows.jsonl", gzip.compress(GOOD.encode(), mtime=0), "rows.jsonl:1: not UTF-8"),
-        ("rows.jsonl.gz", gzip.compress(GOOD.encode() * 99, mtime=0)[:40], "rows.jsonl.gz: cannot read it: Compressed file ended"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(GOOD.encode() * 99, mtime=0)[:40],
+            "rows.jsonl.gz: cannot read it: Compressed file ended",
+        ),
         ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot read it: Not a gzipped file"),
         ("rows.csv", 'prompt,completion\na,b\n"a,b\n', "are quotes closed?"),
         ("rows.csv", "prompt,completion\na,b\na,b,c\n", "rows.csv:3: 2 columns in the header"),
