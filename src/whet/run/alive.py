@@ -37,6 +37,12 @@ def settle(store: Store, ledger: Ledger) -> None:
             with locked(_file(store, entry.id), wait=False) as gone:
                 if gone:
                     _record(ledger, entry)
+    names = {_file(store, entry.id).name for entry in known}
+    for path in (store.scratch / "locks").glob("run-*"):
+        if path.name not in names:
+            # Killed before the ledger knew it; a lock that nobody holds goes away as it is let go.
+            with locked(path, wait=False):
+                pass
 
 
 def note(store: Store, run: Run | ComparisonRecord) -> str:
