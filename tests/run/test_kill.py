@@ -138,7 +138,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 
 MOMENTS: dict[str, dict[str, Any]] = {
-    "the ledger is written": {"what": "commit", "count": 4},
+    "the ledger is written": {"what": "commit", "count": 8},
     "an artifact is there, the ledger does not know": {"what": "rename", "match": r"/\.new-", "count": 1, "when": "after"},
     "the second checkpoint is half written": {"what": "text", "match": r"\.step-.*state\.json", "count": 2},
     "a checkpoint is written, not in place": {"what": "rename", "match": r"\.step-"},
