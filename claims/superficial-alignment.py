@@ -1,6 +1,6 @@
 """What the comparison of the claim says of style, and how well the power law fitted to few examples predicts many.
 
-Reads the newest comparison ``superficial-alignment`` of the ledger (``whet claims run superficial-alignment`` makes it). Decision, fixed
+Reads the newest comparison ``claim-superficial-alignment`` of the ledger (``whet claims run superficial-alignment`` makes it). Decision, fixed
 beforehand: reproduced if the share of replies with the form of the answer is at least 95% at 100 examples in the mean over seeds,
 accuracy is higher at 3,200 than at 100 by at least one point with a 95% interval (paired t over seeds) above 0, and the law fitted to
 25 to 800 examples predicts the mean error at 3,200 within 30% and closer than the error at 800.
@@ -20,7 +20,7 @@ LARGEST, SEEN, FEW = 3200, 800, 100
 def by_size(metric: str) -> dict[int, list[float]]:
     """The metric at each size, seed by seed."""
     found: dict[int, list[float]] = {}
-    for o in sorted(from_comparison("superficial-alignment", metric=metric).rows, key=lambda o: (o.size, o.seed)):
+    for o in sorted(from_comparison("claim-superficial-alignment", metric=metric).rows, key=lambda o: (o.size, o.seed)):
         found.setdefault(int(o.size), []).append(o.score)
     return found
 
