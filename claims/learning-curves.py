@@ -67,9 +67,8 @@ def main(seeds: tuple[int, ...] = SEEDS) -> None:
         key: [float(np.mean([found[name][i][key] for name in LEARNERS if key in found[name][i]])) for i in range(len(seeds))]
         for key in ("reached", "share of the data", "error: trace", "error: staying")
     }
-    single = [
-        row(f"error: trace, {name}", [f.get("error: trace", float("nan")) for f in several]) for name, several in found.items()
-    ]
+    reached = {name: [f["error: trace"] for f in several if "error: trace" in f] for name, several in found.items()}
+    single = [row(f"error: trace, {name}, where the level was reached", e) for name, e in reached.items() if len(e) > 1]
     difference = gap("error: staying minus error: trace", values["error: staying"], values["error: trace"])
     show([*(row(name, v) for name, v in values.items()), *single, difference])
 
