@@ -52,7 +52,7 @@ def _whet(network: Any, tokenizer: Any, rows: list[list[int]], act_order: bool) 
     feedback = {"name": "gptq", "act_order": act_order, "static_groups": True}
     # The peer keeps scales in the type of the weights.
     scales = str(network.dtype).removeprefix("torch.")
-    made, _ = quantize(model, CalibrationSet(rows), compensate=feedback, bits=4, group_size=128, scale_dtype=scales)
+    made, _ = quantize(model, CalibrationSet(rows), compensate=feedback, scale_dtype=scales, in_place=True)
     seconds = time.perf_counter() - started
     return seconds, made.network, lambda name: made.network.get_submodule(name).weight.detach()
 

@@ -7,15 +7,12 @@ computed in advance and step by step (its padding-free mode is switched off in t
 
 from __future__ import annotations
 
-import argparse
-import logging
 import tempfile
 import time
-import warnings
 from typing import Any
 
-import torch
 from _environment import need
+from _llama import about, asked
 from _rounds import peaks, report, rounds
 from _rows import joined, llama
 from datasets import Dataset
@@ -23,29 +20,19 @@ from datasets import Dataset
 from whet import parts
 from whet.data.prepare import prepare
 from whet.data.sources.nanoworld import NanoWorld
-from whet.model import Model, quiet_transformers
+from whet.model import Model
 from whet.train.loop import fit
 from whet.train.provider import FixedExamples
-from whet.train.run import with_reference_logps
+from whet.train.reference import with_reference_logps
 from whet.train.settings import TrainSettings
-from whet.train.training import precision_of
+from whet.train.setup import precision_of
 
 FORMATS = {"float32": False, "bfloat16": True}
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--hidden", type=int, default=256)
-    options.add_argument("--layers", type=int, default=6)
-    options.add_argument("--batch", type=int, default=8, help="pairs per optimizer step")
-    options.add_argument("--steps", type=int, default=3)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--only", help="run one contender once, for its memory")
-    given = options.parse_args()
+    given = asked(__doc__, batch=(8, "pairs per optimizer step"), steps=(3, "optimizer steps"))
     need("trl")
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    quiet_transformers()
     columns = ["prompt", "chosen", "rejected"]
     short = NanoWorld(rows=9 * given.batch * given.steps, form="preference")("train")
     rows = joined(short, columns, given.batch * given.steps)
@@ -63,9 +50,8 @@ def main() -> None:
         return
     same_loss(model, rows.select(range(given.batch)), units[: given.batch])
     figures = rounds(contenders, given.rounds)
-    about = f"{model.parameters / 1e6:.1f} M weights, {torch.get_num_threads()} threads, torch {torch.__version__}"
     tokens = int(receipt["tokens_out"]) / len(units)
-    report(f"DPO, {about}, {given.batch} pairs of {tokens:.0f} tokens a step", "steps/s", "whet", figures)
+    report(f"DPO, {about(model)}, {given.batch} pairs of {tokens:.0f} tokens a step", "steps/s", "whet", figures)
     for name, peak in peaks(contenders).items():
         print(f"  {name}: peak memory {peak:.2f} GB")
 

@@ -9,7 +9,6 @@ was three times slower than its ``generate`` on a processor.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +17,15 @@ from statistics import median
 from typing import Any
 
 import torch
+from _llama import about, asked
+from _llama import network as llama
 from _rounds import peaks, report, rounds
-from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from whet.architectures.tokenizer import train_tokenizer
 from whet.generate.completion import Sampling
 from whet.generate.engine import generate
-from whet.model import Model, quiet_transformers
+from whet.model import Model
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COPIED = 1 << 28
@@ -41,15 +42,7 @@ class Work:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--hidden", type=int, default=256)
-    options.add_argument("--layers", type=int, default=6)
-    options.add_argument("--rows", type=int, default=64)
-    options.add_argument("--new", type=int, default=192, help="longest completion")
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--only", help="run one contender once, for its memory")
-    given = options.parse_args()
-    quiet_transformers()
+    given = asked(__doc__, rounds=5, rows=(64, "prompts"), new=(192, "longest completion"))
     models = {name: network(given.hidden, given.layers, dtype) for name, dtype in FORMATS.items()}
     work = some_work(given.rows, given.new)
     mine: dict[str, Callable[[], float]] = {f"whet {name}": lambda m=model: ours(m, work) for name, model in models.items()}
@@ -60,8 +53,7 @@ def main() -> None:
     best = {name: max(tried, key=lambda setting: tried[setting]()) for name, tried in peers.items()}
     contenders = mine | {setting: peers[name][setting] for name, setting in best.items()}
     figures = rounds(contenders, given.rounds)
-    about = f"{models['float32'].parameters / 1e6:.1f} M weights, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    title = f"sampling, {about}, {given.rows} prompts of 20 to 120 tokens, {sum(work.lengths) / given.rows:.0f} new ones each"
+    title = f"sampling, {about(models['float32'])}, {given.rows} prompts of 20 to 120 tokens, {sum(work.lengths) / given.rows:.0f} new ones each"
     for name in FORMATS:
         pair = {key: figures[key] for key in (f"whet {name}", best[name])}
         report(f"{title}, {name}", "tokens/s", f"whet {name}", pair)
@@ -73,23 +65,9 @@ def main() -> None:
 
 
 def network(hidden: int, layers: int, dtype: torch.dtype) -> Model:
-    heads = hidden // 32
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1024,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        max_position_embeddings=1024,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
     tokenizer = train_tokenizer(["a b c"], 300)
     tokenizer.eos_token = None
-    return Model(LlamaForCausalLM(config).eval().to(dtype), tokenizer, "bench")
+    return Model(llama(hidden, layers, 1024).to(dtype), tokenizer, "bench")
 
 
 def some_work(rows: int, new: int) -> Work:

@@ -8,23 +8,21 @@ sides: as much is sampled, scored and trained on, which the printed tokens per s
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-import torch
 from _environment import need
+from _llama import about, asked
 from _rounds import peaks, report, rounds
 from _rows import joined, llama
 from datasets import Dataset
 
 from whet import parts
 from whet.data.sources.nanoworld import NanoWorld
-from whet.model import Model, quiet_transformers
+from whet.model import Model
 from whet.train.loop import fit
 from whet.train.rollouts import RolloutProvider, RolloutSettings
 from whet.train.settings import TrainSettings
@@ -36,20 +34,14 @@ Counter = Callable[[float], None]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--hidden", type=int, default=256)
-    options.add_argument("--layers", type=int, default=6)
-    options.add_argument("--prompts", type=int, default=4, help="per optimizer step")
-    options.add_argument("--group", type=int, default=8, help="completions per prompt")
-    options.add_argument("--new", type=int, default=128, help="longest completion")
-    options.add_argument("--steps", type=int, default=3)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--only", help="run one contender once, for its memory")
-    given = options.parse_args()
+    given = asked(
+        __doc__,
+        prompts=(4, "prompts per optimizer step"),
+        group=(8, "completions per prompt"),
+        new=(128, "longest completion"),
+        steps=(3, "optimizer steps"),
+    )
     need("trl")
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    quiet_transformers()
     count = given.prompts * given.steps
     rows = joined(NanoWorld(rows=9 * count)("train"), ["prompt"], count)
     model = llama(given.hidden, given.layers)
@@ -63,8 +55,7 @@ def main() -> None:
         contenders[given.only]()
         return
     figures = rounds(contenders, given.rounds)
-    about = f"{model.parameters / 1e6:.1f} M weights, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    title = f"GRPO, {about}, {given.prompts} prompts x {given.group} completions of at most {given.new} tokens a step"
+    title = f"GRPO, {about(model)}, {given.prompts} prompts x {given.group} completions of at most {given.new} tokens a step"
     report(title, "steps/s", "whet", figures)
     memory = peaks(contenders)
     for name, tokens in sampled.items():

@@ -8,28 +8,27 @@ question's scores, tokenization included, in float32; lm-eval with its fastest b
 
 from __future__ import annotations
 
-import argparse
-import logging
 import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+from _llama import about, asked
+from _llama import network as llama
 from _rounds import peaks, report, rounds
 from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from whet.generate.likelihood import sequence_logps
 from whet.measure.tasks.choices import Choices
 from whet.measure.tasks.perplexity import Perplexity
 from whet.measure.windows import split_pair
-from whet.model import Model, quiet_transformers
+from whet.model import Model
 
 BATCHES = (8, 32, 64)
 VOCABULARY = 8192
@@ -40,17 +39,8 @@ Scores = list[float]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--hidden", type=int, default=384)
-    options.add_argument("--layers", type=int, default=6)
-    options.add_argument("--rows", type=int, default=32, help="questions of the first shape; the others have half and a quarter")
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--only", help="run one contender once, for its memory")
-    given = options.parse_args()
-    quiet_transformers()
-    logging.disable(logging.WARNING)
+    given = asked(__doc__, hidden=384, rows=(32, "questions of the first shape; the others have half and a quarter"))
     model = network(given.hidden, given.layers)
-    about = f"{model.parameters / 1e6:.1f} M weights, {torch.get_num_threads()} threads, torch {torch.__version__}"
     shapes = {
         "endings": questions(given.rows, (40, 100), (10, 30)),
         "single tokens": questions(given.rows // 2, (200, 600), (1, 1)),
@@ -70,7 +60,7 @@ def main() -> None:
     for shape, tried in contenders.items():
         rows = shapes[shape]
         logps = [] if shape == "rolling" else choice_logps(model, rows)
-        compare(f"log-likelihood of {shape}, {about}, {len(rows)} rows", tried, logps, len(rows), given.rounds)
+        compare(f"log-likelihood of {shape}, {about(model)}, {len(rows)} rows", tried, logps, len(rows), given.rounds)
 
 
 def compare(title: str, tried: dict[str, Callable[[], Scores]], logps: Scores, rows: int, count: int) -> None:
@@ -100,25 +90,11 @@ def _seconds(run: Callable[[], Scores]) -> float:
 
 def network(hidden: int, layers: int) -> Model:
     """A random Llama and a tokenizer of whole words, so that a text's words are its tokens."""
-    heads = hidden // 32
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        max_position_embeddings=1024,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
     vocabulary = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    return Model(LlamaForCausalLM(config).eval(), fast, "bench")
+    return Model(llama(hidden, layers, VOCABULARY, end=1), fast, "bench")
 
 
 def words(draw: random.Random, lengths: tuple[int, int]) -> str:

@@ -6,37 +6,25 @@ padding not counted. Where TRL is missing, an environment is made for it.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import tempfile
-import warnings
 
-import torch
 from _environment import need
+from _llama import about, asked
 from _rounds import report, rounds
 
 from whet import parts
 from whet.architectures.llama import Llama
 from whet.data.prepare import prepare
 from whet.data.sources.nanoworld import NanoWorld
-from whet.model import Model, quiet_transformers
+from whet.model import Model
 from whet.train.loop import fit
 from whet.train.provider import FixedExamples
 from whet.train.settings import TrainSettings
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--hidden", type=int, default=256)
-    options.add_argument("--layers", type=int, default=6)
-    options.add_argument("--batch", type=int, default=32, help="rows per optimizer step")
-    options.add_argument("--steps", type=int, default=6)
-    options.add_argument("--rounds", type=int, default=3)
-    given = options.parse_args()
+    given = asked(__doc__, batch=(32, "rows per optimizer step"), steps=(6, "optimizer steps"))
     need("trl")
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    quiet_transformers()
     rows = NanoWorld(rows=given.batch * given.steps)("train").select_columns(["prompt", "completion"])
     heads = given.hidden // 32
     model = Llama(given.hidden, given.layers, heads, heads // 2, 4 * given.hidden, 1024)(
@@ -44,21 +32,18 @@ def main() -> None:
     )
     units, receipt = prepare(rows, parts.build("format", "chat"), model.tokenizer, max_length=model.context)
     tokens = int(receipt["tokens_out"])
-    figures = rounds(
-        {
-            "whet": lambda: ours(model, units, given.batch, given.steps),
-            **{
-                f"TRL {'packed' if packed else 'padded'} {'bfloat16' if half else 'float32'}": (
-                    lambda packed=packed, half=half: trl(model, rows, given.batch, given.steps, tokens, packed, half)
-                )
-                for packed in (False, True)
-                for half in (False, True)
-            },
-        },
-        given.rounds,
-    )
-    about = f"{model.parameters / 1e6:.1f} M weights, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    report(f"SFT, {about}, {given.batch} rows of {tokens / len(units):.0f} tokens a step", "tokens/s", "whet", figures)
+    contenders = {"whet": lambda: ours(model, units, given.batch, given.steps)} | {
+        f"TRL {'packed' if packed else 'padded'} {'bfloat16' if half else 'float32'}": (
+            lambda packed=packed, half=half: trl(model, rows, given.batch, given.steps, tokens, packed, half)
+        )
+        for packed in (False, True)
+        for half in (False, True)
+    }
+    if given.only:
+        contenders[given.only]()
+        return
+    figures = rounds(contenders, given.rounds)
+    report(f"SFT, {about(model)}, {given.batch} rows of {tokens / len(units):.0f} tokens a step", "tokens/s", "whet", figures)
 
 
 def ours(model: Model, units: list, batch: int, steps: int) -> float:

@@ -17,7 +17,7 @@ PAIR = {"prompt": "What is 3 plus 4?", "completion": "The answer is 7."}
 
 
 def test_the_public_surface_is_frozen() -> None:
-    known = ["check", "compare", "edit", "export", "load", "measure", "quantize", "recover", "run", "train"]
+    known = ["check", "compare", "edit", "export", "forecast", "load", "measure", "quantize", "race", "recover", "run", "train"]
     assert whet.__all__ == known
 
 

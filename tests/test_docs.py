@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +16,7 @@ import whet
 from whet.model import Model
 from whet.recipe import read
 from whet.run.compare.plan import make_plan
+from whet.run.race.plan import make_plan as make_race
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,8 +35,9 @@ def test_the_example_of_a_new_objective_trains(tiny_model: Model, monkeypatch: p
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_bundled_recipe_is_valid(path: Path) -> None:
-    compared = "compare" in yaml.safe_load(path.read_text())
-    assert (make_plan(path) if compared else read(path)).name == path.stem
+    kinds: dict[str, Callable[[Path], Any]] = {"compare": make_plan, "race": make_race}
+    written = yaml.safe_load(path.read_text())
+    assert next((make for key, make in kinds.items() if key in written), read)(path).name == path.stem
 
 
 def test_every_command_of_the_readme_exists() -> None:

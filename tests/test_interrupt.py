@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from whet.interrupt import Stopped, asked, deferred, graceful, stop_if_asked
+from whet.interrupt import Stopped, asked, deferred, graceful, join, stop_if_asked
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +60,18 @@ def test_nothing_stays_after_it() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_handlers_of_the_program_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_not_asked_stops_with_the_others() -> None:
+    with pytest.raises(Stopped) as stop, graceful(), deferred():
+        assert asked() is None
+        join(signal.SIGTERM)
+        stop_if_asked()
+    assert stop.value.signal == signal.SIGTERM
+
+
+def test_handlers_of_the_program_stay() -> None:
     def own(*_: object) -> None: ...
 
     signal.signal(signal.SIGTERM, own)
     with graceful():
         assert signal.getsignal(signal.SIGTERM) is own
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with graceful():
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

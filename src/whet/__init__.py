@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["check", "compare", "edit", "export", "load", "measure", "quantize", "recover", "run", "train"]
+__all__ = ["check", "compare", "edit", "export", "forecast", "load", "measure", "quantize", "race", "recover", "run", "train"]
 
 if TYPE_CHECKING:
-    from whet.api import check, compare, edit, export, load, measure, quantize, recover, run, train
+    from whet.api import check, compare, edit, export, forecast, load, measure, quantize, race, recover, run, train
 
 # Read when torch is loaded: threads that wait by spinning slow a machine that others use too by ten times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

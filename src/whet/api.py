@@ -81,6 +81,29 @@ def compare(
     return compare_and_show(recipe, overrides, on=on, out=out, **asked)
 
 
+def race(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    on: str | None = None,
+    out: str | Path | None = None,
+) -> Any:
+    """Runs training algorithms to a target on several workloads; the result has ``print()``, ``scores``, ``standing`` and ``page``.
+
+    Args:
+        recipe: a file, a bundled recipe's name, or a mapping, with a section ``race``, see :mod:`whet.run.race.plan`.
+        overrides: ``path=value`` each, such as ``race.trials=3``.
+        on: where runs are carried out, such as ``"processes:2"``; default here.
+        out: a folder that also gets the page.
+
+    Raises:
+        RecipeError: a race that cannot be carried out or would not be fair.
+    """
+    from whet.run.race.carry import race as carry_out
+
+    return carry_out(recipe, overrides, on=on, out=out)
+
+
 def train(
     model: ModelLike,
     data: Data,
@@ -105,7 +128,7 @@ def train(
     Raises:
         RecipeError: a wrong field or value, named with the nearest right one.
     """
-    from whet.run.steps import train_model
+    from whet.run.making import train_model
 
     start, rows = load(model), dataset(data)
     other = {} if reference is None else {"reference": "reference"}
@@ -128,20 +151,21 @@ def quantize(model: ModelLike, data: Data = None, *, name: str | None = None, se
     """Quantizes a copy of the model.
 
     Args:
-        model: left as it is.
+        model: left as it is; given by name or folder, it takes memory once, as an object twice.
         data: rows that calibrate, where a piece reads activations; default 512 rows of ``nanoworld`` for the bundled model.
         name: of the new model.
         seed: of the draws.
         fields: the fields of a recipe's quantize step: ``bits``, ``group_size``, ``transform``, ``compensate``, ...
     """
     from whet.recipe_steps import QuantizeStep
-    from whet.run.steps import quantize_model
+    from whet.run.making import quantize_model
 
     start = load(model)
     if data is None and start.name == "nano":
         data = {"name": "nanoworld", "rows": 512}
     step = build_step("quantize", QuantizeStep, {"name": name or f"{start.name}-w{fields.get('bits', 4)}", **fields}, "quantize")
-    made, receipt = quantize_model(step, start, None if data is None else dataset(data), seed)
+    own = not isinstance(model, Model)
+    made, receipt = quantize_model(step, start, None if data is None else dataset(data), seed, in_place=own)
     return made.with_lineage({"section": "quantize", "receipt": receipt}, step.name, [start])
 
 
@@ -195,6 +219,29 @@ def recover(
     asked = recovery(str(model), str(reference), str(data) if isinstance(data, Path) else data, budget, **fields)
     bounds = [None if bound is None else share_of(bound) for bound in (within, max_negative_flips)]
     return carry_out(asked, within=bounds[0], max_negative_flips=bounds[1], out=out)
+
+
+def forecast(law: Any, observations: Any = None, *, at: Sequence[float] | float = (), **asked: Any) -> Any:
+    """Fits a law to scores at several sizes and predicts others with intervals; the result has ``print()`` and ``predictions``.
+
+    Args:
+        law: a part of the kind ``forecast``: ``"posttrain-power-law"``, ``"learning-curve-trace"``, ``"curve-stop"``, ``"budget-split"``.
+        observations: a CSV file or rows with the columns ``size``, ``score``, and where there are any ``seed`` and ``group``.
+        at: the sizes asked about.
+        asked: see :func:`whet.run.forecast_command.forecast`: ``comparison`` or ``run`` instead of observations, ``x``, ``group``,
+            ``metric``, ``task``; ``model`` and ``data`` for the cold-start probe.
+
+    Raises:
+        RecipeError: a setting that is unknown or would not be read.
+        DataError: observations that the law refuses: too few sizes, a span too narrow, sets that are not nested.
+    """
+    from whet.run.forecast_command import forecast as carry_out
+
+    known = parts.settings_of(carry_out)
+    for name in asked:
+        if name not in known:
+            raise RecipeError(f"forecast: {unknown('field', name, known)}")
+    return carry_out(law, observations, at=at, **asked)
 
 
 def export(model: ModelLike, out: str | Path, to: Any) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""Words on the command line to one function call each; nothing else."""
+"""The words of the command line; what they call is in :mod:`whet.commands`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from whet import __version__
+from whet import commands as call
+from whet.commands import Answer
 from whet.errors import OtherRank, WhetError
 
 
@@ -15,17 +18,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status (0 done, 1 the asked-for check failed, 2 an error, 130 or 143 stopped by a signal)."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.call(options) or 0)
+        answer = options.call(options)
+        if answer is not None:
+            print(_as_json(answer.data) if options.json else answer.text)
+        return 0 if answer is None or answer.passed else 1
     except OtherRank:
         return 2
     except WhetError as error:
         print(f"whet: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("whet: stopped; the same command goes on where this one was", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("whet: stopped; the same command goes on where this one was", file=sys.stderr)
         return 128 + getattr(stop, "signal", 2)
     except BrokenPipeError:
         return 0
+
+
+def _as_json(data: Any) -> str:
+    import json
+
+    from whet.run.plain import finite
+
+    return json.dumps(finite(data), indent=1, default=str)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,33 +49,58 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"whet {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", _run, "carry a recipe out; finished steps are reused, a stopped run goes on")
+    _add_work(commands)
+    _add_looks(commands)
+    _add_store(commands)
+    _command(commands, "doctor", call.doctor, "what this machine has, and which extras are usable")
+    return top
+
+
+def _add_work(commands: Any) -> None:
+    """What computes."""
+    run = _command(commands, "run", call.run, "carry a recipe out; finished steps are reused, a stopped run goes on")
     _recipe_arguments(run)
     run.add_argument("--out", metavar="FOLDER", help="also write the report and the exports here")
     run.add_argument("--on", metavar="PLACE", help="where: processes:N, ray (a local one), ray://HOST:PORT (default: here)")
 
-    check = _command(commands, "check", _check, "the invariants on your model and data, and a forecast, before anything runs")
+    check = _command(commands, "check", call.check, "the invariants on your model and data, and a forecast, before anything runs")
     _recipe_arguments(check)
 
-    _compare_arguments(_command(commands, "compare", _compare, "variants of a recipe under one budget, judged with statistics"))
-
-    _recover_arguments(_command(commands, "recover", _recover, "find what a change of a model broke, and repair it"))
-
-    _claims_arguments(_command(commands, "claims", _claims, "what papers claim, and what small comparisons say of it"))
-
-    _board_arguments(
-        _command(commands, "board", _board, "the ledger in a browser: runs as they train, comparisons, claims, lineage")
+    _compare_arguments(
+        _command(commands, "compare", call.compare, "variants of a recipe under one budget, judged with statistics")
     )
 
-    show = _command(commands, "show", _show, "what a run did, step by step, and why; or what a comparison found")
+    race = _command(commands, "race", call.race, "training algorithms against the clock: time to a target over several workloads")
+    _recipe_arguments(race)
+    race.add_argument("--on", metavar="PLACE", help="where: processes:N, ray (a local one), ray://HOST:PORT (default: here)")
+    race.add_argument("--out", metavar="FOLDER", help="also write the page here")
+
+    _forecast_arguments(
+        _command(
+            commands, "forecast", call.forecast, "what more data would give: a law fitted to a comparison, a run or a CSV file"
+        )
+    )
+
+    _recover_arguments(_command(commands, "recover", call.recover, "find what a change of a model broke, and repair it"))
+
+    _claims_arguments(_command(commands, "claims", call.claims, "what papers claim, and what small comparisons say of it"))
+
+    _board_arguments(
+        _command(commands, "board", call.board, "the ledger in a browser: runs as they train, comparisons, claims, lineage")
+    )
+
+
+def _add_looks(commands: Any) -> None:
+    """What shows, and what writes elsewhere."""
+    show = _command(commands, "show", call.show, "what a run did, step by step, and why; or what a comparison or race found")
     show.add_argument(
         "run", nargs="?", help="a run's or comparison's id, its beginning, its recipe's name, or 'last'; without it, all of them"
     )
 
-    diff = _command(commands, "diff", _diff, "every setting, receipt figure and version in which two runs differ")
+    diff = _command(commands, "diff", call.diff, "every setting, receipt figure and version in which two runs differ")
     diff.add_argument("run", nargs=2, help="two runs")
 
-    export = _command(commands, "export", _export, "write a run's model in a form that other software loads")
+    export = _command(commands, "export", call.export, "write a run's model in a form that other software loads")
     export.add_argument("model", help="a model folder, or a run (its last model; RUN:STAGE for another)")
     export.add_argument(
         "--to",
@@ -70,30 +110,30 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", required=True, metavar="FOLDER", help="where to write")
 
-    listing = _command(commands, "parts", _parts, "the parts there are, of one kind or of all")
+    listing = _command(commands, "parts", call.parts, "the parts there are, of one kind or of all")
     listing.add_argument("kind", nargs="?", help="such as objective, reward, task")
     listing.add_argument("name", nargs="?", help="one part: its card and settings")
 
-    papers = _command(commands, "papers", _papers, "search the papers whose methods are here")
+    papers = _command(commands, "papers", call.papers, "search the papers whose methods are here")
     papers.add_argument("query", nargs="*", help="words; without any, all papers")
 
+
+def _add_store(commands: Any) -> None:
+    """The tools of the store."""
     store = commands.add_parser("store", help="whether every artifact is as it was written, and how much there is")
     tools = store.add_subparsers(metavar="TOOL", required=True)
     verify = _command(
-        tools, "verify", _store_verify, "read every artifact again; exits with 1 if one is damaged or something is left over"
+        tools, "verify", call.store_verify, "read every artifact again; exits with 1 if one is damaged or something is left over"
     )
     verify.add_argument("--remote", action="store_true", help="of a store behind a URL, read the artifacts there too")
-    _command(tools, "du", _store_du, "how much lies in the store, by kind of step and by run")
-    _collect_arguments(_command(tools, "gc", _store_gc, "what no run needs, and with --delete its removal"))
-
-    _command(commands, "doctor", _doctor, "what this machine has, and which extras are usable")
-    return top
+    _command(tools, "du", call.store_du, "how much lies in the store, by kind of step and by run")
+    _collect_arguments(_command(tools, "gc", call.store_gc, "what no run needs, and with --delete its removal"))
 
 
-def _command(commands: Any, name: str, call: Callable[[Any], Any], text: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, function: Callable[[Any], Answer | None], text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(call=call)
+    command.set_defaults(call=function)
     return command
 
 
@@ -113,6 +153,9 @@ def _compare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", metavar="METRIC=VALUE", help="also compare the budget that each needs to reach a quality")
     command.add_argument("--tune", action="append", default=[], metavar="PATH=LOW..HIGH", help="tune a field, the same for all")
     command.add_argument("--trials", type=int, metavar="N", help="points tried for every variant (default: 5)")
+    command.add_argument(
+        "--studies", action="store_true", help="give every seed trials of its own; of each the first to reach the target counts"
+    )
     command.add_argument("--stage", help="the model that is judged (default: the last)")
     command.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that judge it (default: all that are measured)")
     command.add_argument("--alpha", type=float, metavar="P", help="level of the verdicts (default: 0.05)")
@@ -166,6 +209,26 @@ def _claims_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--on", metavar="PLACE", help="where variants are run, see whet run (default: here)")
 
 
+def _forecast_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("law", help="posttrain-power-law, learning-curve-trace, curve-stop, budget-split, or '{name: LAW, ...}'")
+    command.add_argument("observations", nargs="?", metavar="FILE", help="a CSV file with the columns size, score, seed, group")
+    command.add_argument("--at", type=_sizes, default=(), metavar="N,M", help="the sizes (budgets) asked about")
+    command.add_argument("--comparison", metavar="ID", help="instead of a file, a comparison whose variants differ in size")
+    command.add_argument("--run", metavar="RUN[:STEP]", help="instead of a file, the validation curve of a train step")
+    command.add_argument(
+        "--x", metavar="WHAT", help="the size: a column, a field of the recipe, rows (default), tokens, examples"
+    )
+    command.add_argument("--group", metavar="WHAT", help="what tells curves apart: a column, or a field of the recipe")
+    command.add_argument("--metric", help="the score: a column, or an estimate such as step_error (default: the main one)")
+    command.add_argument("--task", help="the comparison's task (default: the first)")
+    command.add_argument("--model", help="budget-split: probe whether this model has the form of the answer")
+    command.add_argument("--data", help="rows for the probe: a data file, or '{name: SOURCE, ...}'")
+
+
+def _sizes(text: str) -> list[float]:
+    return [float(size) for size in text.split(",")]
+
+
 def _board_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="where to listen; elsewhere than on loopback it asks for a token")
     command.add_argument("--port", type=int, default=8137, help="0 takes a free one (default: 8137)")
@@ -183,143 +246,6 @@ def _collect_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--only-ledger", action="store_true", help="no other ledger uses the store: what this one does not know may go too"
     )
-
-
-def _print(options: Any, data: Any, text: str) -> None:
-    if options.json:
-        import json
-
-        print(json.dumps(data, indent=1, default=str))
-    else:
-        print(text)
-
-
-def _run(options: Any) -> int:
-    from whet.run.runner import run_recipe
-    from whet.train.distributed import rank
-
-    result = run_recipe(options.recipe, options.overrides, out=options.out, quiet=options.json, on=options.on)
-    if rank() == 0:  # Of several processes that torchrun started the first one speaks.
-        _print(options, result.summary(), result.closing())
-    return 0
-
-
-def _compare(options: Any) -> int:
-    from whet.run.compare.command import compare_command
-
-    names = ("seeds", "budget", "budget_step", "target", "trials", "stage", "tasks", "alpha", "margin", "stop_lost", "on", "out")
-    given = {name: value for name in names if (value := getattr(options, name)) not in (None, False, [])}
-    say: Callable[[str], None] = (lambda _: None) if options.json else print
-    compared = compare_command(options.recipe, options.overrides, options.vary, options.tune, say=say, **given)
-    _print(options, compared.data(), "\n" + compared.text())
-    return 0
-
-
-def _recover(options: Any) -> int:
-    from whet.run.recover.command import recover_command
-
-    recovered = recover_command(options)
-    _print(options, recovered.data(), recovered.text())
-    return 0 if recovered.proof.met else 1
-
-
-def _claims(options: Any) -> int:
-    from whet.run.claims_command import claims_command
-
-    data, text = claims_command(
-        options.words, folder=options.folder, table=options.table, again=options.again, on=options.on, quiet=options.json
-    )
-    _print(options, data, text)
-    return 0
-
-
-def _check(options: Any) -> int:
-    from whet.run.check import check_recipe
-
-    result = check_recipe(options.recipe, options.overrides)
-    _print(options, result.data(), result.text())
-    return 0 if result.passed else 1
-
-
-def _board(options: Any) -> int:
-    from whet.board.command import serve
-
-    serve(options.host, options.port, options.claims, as_json=options.json)
-    return 0
-
-
-def _show(options: Any) -> int:
-    from whet.run.show import show, show_all
-
-    data, text = show(options.run) if options.run else show_all()
-    _print(options, data, text)
-    return 0
-
-
-def _diff(options: Any) -> int:
-    from whet.run.diff import diff_runs
-
-    data, text = diff_runs(*options.run)
-    _print(options, data, text)
-    return 0
-
-
-def _export(options: Any) -> int:
-    from whet.run.show import find_model_folder
-    from whet.run.steps import export_folder
-
-    receipt = export_folder(find_model_folder(options.model), options.to, options.out)
-    _print(options, receipt, f"wrote {options.out}\n" + "\n".join(f"  {k}: {v}" for k, v in receipt.items()))
-    return 0
-
-
-def _parts(options: Any) -> int:
-    from whet.catalog import describe_part, list_parts
-
-    data, text = describe_part(options.kind, options.name) if options.name else list_parts(options.kind)
-    _print(options, data, text)
-    return 0
-
-
-def _papers(options: Any) -> int:
-    from whet.catalog import search_papers
-
-    data, text = search_papers(" ".join(options.query))
-    _print(options, data, text)
-    return 0
-
-
-def _store_verify(options: Any) -> int:
-    from whet.run.store_tools import verify_store
-
-    found, text = verify_store(remote=options.remote)
-    _print(options, found, text)
-    return 1 if found else 0
-
-
-def _store_du(options: Any) -> int:
-    from whet.run.store_tools import store_sizes
-
-    data, text = store_sizes()
-    _print(options, data, text)
-    return 0
-
-
-def _store_gc(options: Any) -> int:
-    from whet.run.store_gc import Rules, collect
-
-    names = ("keep_runs", "older_than", "forget", "grace", "only_ledger", "delete")
-    data, text = collect(rules=Rules(**{name: getattr(options, name) for name in names}))
-    _print(options, data, text)
-    return 0
-
-
-def _doctor(options: Any) -> int:
-    from whet.run.doctor import examine
-
-    data, text = examine()
-    _print(options, data, text)
-    return 0
 
 
 if __name__ == "__main__":

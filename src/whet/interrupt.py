@@ -2,7 +2,7 @@
 
 Work that keeps checkpoints runs inside :func:`deferred`: a first signal is only noted, the work comes to the end of what it is
 at (a training step, a block), saves, and calls :func:`stop_if_asked`. Everywhere else, and at a second signal, it stops at
-once; artifacts appear whole or not at all, so there is nothing to save.
+once; artifacts appear whole or not at all, so there is nothing to save. Processes that train together stop after the same step.
 """
 
 from __future__ import annotations
@@ -37,14 +37,9 @@ class _State:
 
 @contextmanager
 def graceful() -> Iterator[None]:
-    """Turns the signals into orderly stops while inside.
-
-    Handlers that the program set itself stay, and so do those of one process among several that train together: if each
-    stopped after a step of its own, the others would wait for it.
-    """
+    """Turns the signals into orderly stops while inside. Handlers that the program set itself stay."""
     replaced: dict[signal.Signals, Any] = {}
-    alone = int(os.environ.get("WORLD_SIZE") or 1) == 1
-    if alone and threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread():
         for number, default in SIGNALS.items():
             if signal.getsignal(number) == default:
                 replaced[number] = signal.signal(number, _received)
@@ -52,7 +47,8 @@ def graceful() -> Iterator[None]:
         yield
     finally:
         for number, handler in replaced.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is _received:
+                signal.signal(number, handler)
             _State.received = None
 
 
@@ -67,9 +63,14 @@ def deferred() -> Iterator[None]:
     stop_if_asked()
 
 
-def asked() -> bool:
-    """Whether a stop was asked for and is still due."""
-    return _State.received is not None
+def asked() -> int | None:
+    """The signal by which a stop was asked for that is still due."""
+    return _State.received
+
+
+def join(number: int) -> None:
+    """Takes the signal that another process was asked to stop by as received here too."""
+    _State.received = number
 
 
 def stop_if_asked() -> None:
@@ -82,4 +83,5 @@ def _received(number: int, frame: FrameType | None) -> None:
     again, _State.received = _State.received is not None, number
     if again or not _State.regions:
         raise Stopped(number)
-    print("\nwhet: stopping after this step and saving; once more stops at once", file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":
+        print("\nwhet: stopping after this step and saving; once more stops at once", file=sys.stderr, flush=True)

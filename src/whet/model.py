@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from whet.errors import ModelError, unknown
+from whet.nonfinite import refuse_nonfinite
 from whet.weight_files import check_weights
 
 log = logging.getLogger("whet")
@@ -138,7 +139,7 @@ def load_model(reference: str | Path, *, dtype: str = "auto", device: str | None
         raise ModelError(f"cannot load model {str(reference)!r}: {first_lines(error)}") from error
     network, loaded = found
     _refuse_misfit(loaded, str(reference))
-    _refuse_nonfinite(network.state_dict(), str(reference))
+    refuse_nonfinite(network.state_dict(), str(reference))
     if getattr(network.config, "whet_online", None):
         from whet.online import attach
 
@@ -170,13 +171,9 @@ def resolve(reference: str | Path) -> tuple[str, str]:
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: this folder is no model: it has no config.json")
         if not any(path.glob("*.safetensors")):
-            pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
-            way_out = (
-                " It has pickle weights, which can run code; convert them: model.save_pretrained(folder, safe_serialization=True)."
-                if pickles
-                else ""
-            )
-            raise ModelError(f"{path}: no *.safetensors weights.{way_out}")
+            pickles = [file for ending in ("bin", "pt", "pth") for file in path.glob(f"*.{ending}")]
+            hint = " It has pickle weights, which can run code; convert them: model.save_pretrained(folder, safe_serialization=True)."
+            raise ModelError(f"{path}: no *.safetensors weights.{hint if pickles else ''}")
         return str(path), path.name
     if path.is_absolute() or str(reference).startswith("."):
         raise ModelError(f"{reference}: no such folder")
@@ -234,14 +231,6 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _refuse_nonfinite(tensors: Mapping[str, Tensor], reference: str) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ModelError(
-                f"model {reference!r}: tensor {name!r} holds NaN or Inf; the checkpoint is broken, take an earlier one"
-            )
-
-
 def default_device() -> str:
     import torch
 
@@ -256,9 +245,7 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(hash_label(name, tensor.dtype, tensor.shape))
-        digest.update(
-            tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes()
-        )
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -1,16 +1,25 @@
-"""Finds where a network's numbers stop being numbers. Only called once a result is known to be NaN or Inf: it costs nothing before."""
+"""Finds numbers that are none: in weights, and where in a network's computation they come up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from whet.errors import ModelError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+def refuse_nonfinite(tensors: Mapping[str, Tensor], model: str) -> None:
+    """Raises ModelError, which names model and tensor, if a weight is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"model {model!r}: tensor {name!r} holds NaN or Inf; the checkpoint is broken, take an earlier one")
+
+
 def first_nonfinite(network: nn.Module, run: Callable[[], Any]) -> str | None:
-    """The first module, in the order of computation, whose output holds NaN or Inf.
+    """The first module, in the order of computation, whose output holds NaN or Inf; to be asked once a result is known to.
 
     Args:
         network: whose modules are watched.

@@ -14,7 +14,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import math
 import re
 import types
 import typing
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import RecipeError, unknown
+from whet.values import checked
 
 ROOMS: dict[str, str] = {
     "source": "data.sources",
@@ -49,6 +49,9 @@ ROOMS: dict[str, str] = {
     "architecture": "architectures",
     "task": "measure.tasks",
     "metric": "measure.metrics",
+    "forecast": "forecast",
+    "calibrator": "measure.calibrators",
+    "calibrator-loss": "measure.calibrator_losses",
 }
 """Kind of part -> the package below ``whet`` whose files are the parts."""
 
@@ -89,18 +92,18 @@ def _from_file(kind: str, path: Path, module: str) -> Iterator[Part]:
     if not _holds_part(tree, path.stem):
         return
     yield Part(kind, path.stem.replace("_", "-"), doc.partition("\n")[0], doc, module)
+    for name, settings in _presets(tree).items():
+        settings = dict(settings)
+        summary = settings.pop("about", f"{path.stem.replace('_', '-')} with {settings}")
+        yield Part(kind, name, summary, doc, module, settings)
+
+
+def _presets(tree: ast.Module) -> dict[str, Mapping[str, Any]]:
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if (
-            isinstance(node, (ast.Assign, ast.AnnAssign))
-            and isinstance(target, ast.Name)
-            and target.id == "PRESETS"
-            and node.value
-        ):
-            for name, settings in ast.literal_eval(node.value).items():
-                settings = dict(settings)
-                summary = settings.pop("about", f"{path.stem.replace('_', '-')} with {settings}")
-                yield Part(kind, name, summary, doc, module, settings)
+        if isinstance(target, ast.Name) and target.id == "PRESETS" and (value := getattr(node, "value", None)):
+            return dict(ast.literal_eval(value))
+    return {}
 
 
 def _holds_part(tree: ast.Module, stem: str) -> bool:
@@ -171,21 +174,15 @@ class Setting:
 
 def settings_of(target: Callable[..., Any]) -> dict[str, Setting]:
     """The settings of a part: a dataclass's fields, or a function's keyword-only parameters."""
-    if dataclasses.is_dataclass(target):
-        hints = typing.get_type_hints(target, include_extras=True)
-        return {f.name: Setting(f.name, hints[f.name], _default(f)) for f in dataclasses.fields(target) if f.init}
     hints = typing.get_type_hints(target, include_extras=True)
-    return {
-        p.name: Setting(p.name, hints.get(p.name, Any), dataclasses.MISSING if p.default is p.empty else p.default)
-        for p in inspect.signature(target).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+    if dataclasses.is_dataclass(target):
+        fields = [f for f in dataclasses.fields(target) if f.init]
+        made = [f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields]
+        found = list(zip((f.name for f in fields), made))
+    else:
+        parameters = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        found = [(p.name, dataclasses.MISSING if p.default is p.empty else p.default) for p in parameters]
+    return {name: Setting(name, hints.get(name, Any), default) for name, default in found}
 
 
 def build(kind: str, spec: Any, where: str = "") -> Any:
@@ -283,55 +280,19 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
                 build(kind, v, f"{where}.{i}") for i, v in enumerate(value if isinstance(value, (list, tuple)) else [value])
             )
         return build(kind, value, where)
-    from pydantic import ValidationError
-
-    try:
-        checked = _adapter(annotation).validate_python(value)
-    except ValidationError as error:
-        errors = error.errors()
-        first = errors[0]
-        inner = "".join(f".{part}" for part in first["loc"] if isinstance(part, int) or str(part) not in _BRANCHES)
-        messages = dict.fromkeys(
-            e["msg"].replace("a valid tuple", "a list") for e in errors if e["loc"][:-1] == first["loc"][:-1]
-        )
-        expected = ", or ".join([m if i == 0 else m[0].lower() + m[1:] for i, m in enumerate(messages)])
-        raise RecipeError(f"{where}{inner}: {expected}; got {first['input']!r}") from None
-    if isinstance(value, bool) and isinstance(checked, (int, float)) and not isinstance(checked, bool):
-        raise RecipeError(f"{where}: expected a number; got {value!r}")
-    if isinstance(checked, float) and not math.isfinite(checked):
-        raise RecipeError(f"{where}: expected a finite number; got {value!r}")
-    return checked
-
-
-def _adapter(annotation: Any) -> Any:
-    from pydantic import PydanticUserError, TypeAdapter
-
-    try:
-        return TypeAdapter(annotation)
-    except PydanticUserError:
-        return TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
-
-
-_BRANCHES = frozenset({"int", "float", "str", "bool", "none", "list", "tuple", "dict", "constrained-int", "constrained-float"})
+    return checked(annotation, value, where)
 
 
 def _kind_of(annotation: Any) -> tuple[str | None, bool, bool]:
     """(kind, is a sequence of parts, may be None) of an annotation marked with ``Kind``."""
-    origin = typing.get_origin(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        marks = [m for m in annotation.__metadata__ if isinstance(m, Kind)]
-        if marks:
-            inner = annotation.__origin__
-            optional = types.NoneType in typing.get_args(inner)
-            return marks[0].name, typing.get_origin(inner) in (tuple, list), optional
-    if origin in (typing.Union, types.UnionType):
-        for argument in typing.get_args(annotation):
-            kind, many, _ = _kind_of(argument)
+        inner = annotation.__origin__
+        for mark in annotation.__metadata__:
+            if isinstance(mark, Kind):
+                return mark.name, typing.get_origin(inner) in (tuple, list), types.NoneType in typing.get_args(inner)
+    elif origin in (typing.Union, types.UnionType, tuple, list):
+        for kind, many, _ in map(_kind_of, arguments):
             if kind:
-                return kind, many, types.NoneType in typing.get_args(annotation)
-    if origin in (tuple, list):
-        for argument in typing.get_args(annotation):
-            kind, _, _ = _kind_of(argument)
-            if kind:
-                return kind, True, False
+                return kind, many or origin in (tuple, list), types.NoneType in arguments
     return None, False, False

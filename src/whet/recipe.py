@@ -204,10 +204,13 @@ def _check_step(step: Step, where: str) -> None:
     if isinstance(step, EditStep) and step.score is None and "score" in getattr(step.method, "needs", ()):
         raise RecipeError(f"{where}.score: this method selects on held-out data and needs a task to score with, such as replies")
     if isinstance(step, TrainStep):
+        from whet.data.mixture import refuse_unmixable
+
         needs = frozenset().union(*(o.needs for _, o in objectives(step.objective, f"{where}.objective")))
         if "rollouts" in needs and step.reward is None:
             raise RecipeError(f"{where}.reward: this objective learns from rollouts and needs a reward, such as exact-answer")
         _check_reference(step, needs, where)
+        refuse_unmixable(step.schedule, needs, f"{where}.schedule")
         for name, given in (("reward", step.reward is not None), ("rollouts", bool(step.rollouts))):
             if given and "rollouts" not in needs:
                 raise RecipeError(f"{where}.{name}: the objective takes no rollouts and would not read this; remove it")

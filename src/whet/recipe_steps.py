@@ -94,6 +94,8 @@ class MeasureStep:
     """Default: the recipe's model and every stage."""
     against: Mapping[str, str] = field(default_factory=dict)
     """Stage -> the stage that it is compared with; default the one that it was made from."""
+    reference: str | None = None
+    """A stage: each task also says how many of the examples that it solves a measured model does not (negative flips)."""
 
 
 @dataclass(frozen=True)

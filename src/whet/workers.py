@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import threading
 import traceback
+from abc import ABC, abstractmethod
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from whet.errors import WhetError
 
@@ -43,116 +45,6 @@ class Tally:
         return {"items": self.items, "begun_again": len(self.lost), "lost": self.lost[:SHOWN]}
 
 
-class Calls:
-    """The calls under way in threads, so that who closes a pool can wait until they have let go of it."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._count = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """A call."""
-        with self._changed:
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._count -= 1
-                self._changed.notify_all()
-
-    def ended(self, seconds: float = 10.0) -> bool:
-        """Waits for the calls under way; whether all have ended."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._count, seconds)
-
-
-Label = Callable[[Any], str]
-OnResult = Callable[[int, Any], None]
-
-
-class Pool(Protocol):
-    """Carries functions out. ``name`` is how the user calls it, ``workers`` how many items it has in hand at once, ``nested``
-    what opens the same pool from within an item (``None``: that cannot be done)."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def workers(self) -> int: ...
-
-    @property
-    def tally(self) -> Tally: ...
-
-    @property
-    def nested(self) -> Mapping[str, Any] | None: ...
-
-    def map(
-        self,
-        function: Callable[..., Any],
-        items: Sequence[Any],
-        *,
-        shared: Any = None,
-        accelerator: bool = False,
-        label: Label | None = None,
-        on_result: OnResult | None = None,
-    ) -> list[Any]:
-        """``[function(item), ...]`` in the order of the items.
-
-        Args:
-            function: picklable: a function or method of an importable module.
-            items: picklable.
-            shared: sent once to each worker instead of with each item; the function is then called ``function(item, shared)``.
-            accelerator: an item needs an accelerator where there are any.
-            label: what an item is called in messages; default its number, and nothing if it is the only one.
-            on_result: called here with number and result as soon as an item is finished, in any order.
-
-        Raises:
-            WhetError: what the function raised for the user, of the same class, with the item's label in front.
-            WorkerError: any other exception of the function; it is not tried again.
-            WorkersLost: the workers of an item died :data:`TRIES` times.
-        """
-
-    def close(self) -> None:
-        """Ends its workers, whatever they are at."""
-
-
-@dataclass(frozen=True)
-class Local:
-    """One item after the other, in this process."""
-
-    name: str = "local"
-    workers: int = 1
-    tally: Tally = field(default_factory=Tally)
-    nested: Mapping[str, Any] | None = None
-
-    def map(
-        self,
-        function: Callable[..., Any],
-        items: Sequence[Any],
-        *,
-        shared: Any = None,
-        accelerator: bool = False,
-        label: Label | None = None,
-        on_result: OnResult | None = None,
-    ) -> list[Any]:
-        results = []
-        for number, item in enumerate(items):
-            outcome = attempt(function, item, shared)
-            if isinstance(outcome, Failure):
-                raise outcome.error(named(label, number, item)) from outcome.cause
-            results.append(outcome.value)
-            self.tally.items += 1
-            if on_result is not None:
-                on_result(number, outcome.value)
-        return results
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
 @dataclass(frozen=True)
 class Success:
     """What a function gave."""
@@ -177,17 +69,152 @@ class Failure:
         return WorkerError(f"{prefix}{self.kind.__name__}: {self.text}\n{self.trace}")
 
 
+Label = Callable[[Any], str]
+OnResult = Callable[[int, Any], None]
+
+
+@dataclass
+class Call:
+    """A call of :meth:`Pool.map` under way: the numbers of the items that wait, and the results so far."""
+
+    function: Callable[..., Any]
+    items: Sequence[Any]
+    shared: Any
+    accelerator: bool
+    label: Label | None
+    on_result: OnResult | None
+    tally: Tally
+
+    def __post_init__(self) -> None:
+        self.results: list[Any] = [None] * len(self.items)
+        self.waiting = deque(range(len(self.items)))
+        self._tries: Counter[int] = Counter()
+
+    def next(self) -> int:
+        """Takes an item that waits, to begin it."""
+        number = self.waiting.popleft()
+        self._tries[number] += 1
+        return number
+
+    def name(self, number: int) -> str:
+        """What an item is called in messages."""
+        return self.label(self.items[number]) if self.label else f"item {number}"
+
+    def keep(self, number: int, outcome: Success | Failure) -> None:
+        """Keeps what the function gave, or raises what it raised."""
+        if isinstance(outcome, Failure):
+            raise outcome.error(self.name(number)) from outcome.cause
+        self.results[number] = outcome.value
+        self.tally.items += 1
+        if self.on_result is not None:
+            self.on_result(number, outcome.value)
+
+    def lost(self, number: int, why: str, hint: str) -> None:
+        """The worker that had the item died: it waits again.
+
+        Raises:
+            WorkersLost: it has been begun :data:`TRIES` times; ``hint`` stands at the message's end.
+        """
+        said = f"{self.name(number)}: {why}"
+        self.tally.lost.append(said)
+        if self._tries[number] >= TRIES:
+            raise WorkersLost(f"{said}; {self._tries[number]} workers died over it{hint}")
+        self.waiting.appendleft(number)
+
+
+class Pool(ABC):
+    """Carries functions out. ``name`` is how the user calls it, ``workers`` how many items it has in hand at once, ``nested``
+    what opens the same pool from within an item (``None``: that cannot be done).
+    """
+
+    nested: Mapping[str, Any] | None = None
+
+    def __init__(self, name: str, workers: int) -> None:
+        self.name, self.workers, self.tally = name, workers, Tally()
+        self.closed = False
+        self._calls = 0
+        self._changed = threading.Condition()
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[Any],
+        *,
+        shared: Any = None,
+        accelerator: bool = False,
+        label: Label | None = None,
+        on_result: OnResult | None = None,
+    ) -> list[Any]:
+        """``[function(item), ...]`` in the order of the items.
+
+        Args:
+            function: picklable: a function or method of an importable module.
+            items: picklable.
+            shared: sent once to each worker instead of with each item; the function is then called ``function(item, shared)``.
+            accelerator: an item needs an accelerator where there are any.
+            label: what an item is called in messages; default its number.
+            on_result: called here with number and result as soon as an item is finished, in any order.
+
+        Raises:
+            WhetError: what the function raised for the user, of the same class, with the item's label in front.
+            WorkerError: any other exception of the function; it is not tried again.
+            WorkersLost: the workers of an item died :data:`TRIES` times.
+        """
+        call = Call(function, items, shared, accelerator, label, on_result, self.tally)
+        with self._under_way():
+            self._carry_out(call)
+        return call.results
+
+    def close(self) -> None:
+        """Ends its workers, whatever they are at, and waits until the calls in other threads have let go of them."""
+        self.closed = True
+        self._end()
+
+    @abstractmethod
+    def _carry_out(self, call: Call) -> None:
+        """Has every item of the call that waits carried out, and its outcome kept."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Ends the workers."""
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        with self._changed:
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def _wait_for_calls(self, seconds: float = 10.0) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls, seconds)
+
+
+class Local(Pool):
+    """One item after the other, in this process."""
+
+    def __init__(self) -> None:
+        super().__init__("local", 1)
+
+    def _carry_out(self, call: Call) -> None:
+        while call.waiting:
+            number = call.next()
+            call.keep(number, attempt(call.function, call.items[number], call.shared))
+
+    def _end(self) -> None:
+        """There is nothing to end."""
+
+
 def attempt(function: Callable[..., Any], item: Any, shared: Any) -> Success | Failure:
     """Carries an item out; an exception of the function becomes a :class:`Failure`."""
     try:
         return Success(function(item) if shared is None else function(item, shared))
     except Exception as error:
         return Failure(type(error), str(error), traceback.format_exc(), error)
-
-
-def named(label: Label | None, number: int, item: Any) -> str:
-    """What an item is called in messages."""
-    return label(item) if label else f"item {number}"
 
 
 def blocks(count: int, size: int) -> list[range]:

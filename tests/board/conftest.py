@@ -128,6 +128,7 @@ def _fill(store: Store, ledger: Ledger) -> None:
             )
     spent = {"tokens": 1000.0, "flops": 1e9, "examples": 10, "seconds": 2.0, "kinds": {"training": 1000}}
     result = {
+        "unit": "flops",
         "variants": {
             v: {"changes": {"train.0.objective": v}, "values": {}, "runs": runs[v], "spent": spent, "failed": "", "stopped": ""}
             for v in results

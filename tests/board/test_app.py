@@ -18,6 +18,10 @@ from starlette.testclient import TestClient
 
 from whet.board.app import make_app
 from whet.board.guard import Access
+from whet.board.lineage import draw, graph_of
+from whet.board.pages import Claims
+from whet.board.records import Records, Step
+from whet.board.searching import KINDS, search
 from whet.board.words import LIMIT, cut, differing
 from whet.cli import main
 from whet.run import progress
@@ -73,6 +77,11 @@ def test_every_answer_forbids_the_network_and_nothing_but_reading_is_allowed(boa
     assert "unsafe" not in client.get("/").headers["content-security-policy"]
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
         assert client.request(method, "/").status_code == 405
+
+
+def test_a_comparison_is_shown_in_the_unit_of_its_budget(board: Make) -> None:
+    page = board("localhost").get("/comparisons/small-20260101-000000-aaaa").text
+    assert "flops spent" in page and ">1B<" in page and "accuracy against flops" in page
 
 
 def test_reading_changes_neither_ledger_nor_store(board: Make, shelf: Any, training: Any) -> None:
@@ -160,6 +169,34 @@ def test_words_that_differ_are_marked_and_nothing_is_lost() -> None:
     assert "".join(t for t, _ in left) == first and "".join(t for t, _ in right) == second
     assert [t for t, differs in left if differs] == ["apples.\n"] and [t for t, differs in right if differs] == ["pears.\n"]
     assert cut("x" * (LIMIT + 7)).endswith("7 more characters")
+
+
+def test_hits_are_claims_and_comparisons_first_and_quote_what_a_reader_wrote(board: Make, shelf: Any) -> None:
+    hits = search(Records(shelf.store, shelf.ledger), Claims.of(shelf.claims).found, "a")
+    kinds = [hit.kind for hit in hits]
+    assert set(kinds) == set(KINDS) and kinds == sorted(kinds, key=KINDS.index)
+    assert hits[0].verdict == "reproduced"
+    (found,) = search(Records(shelf.store, shelf.ledger), (), "hiding")
+    assert found.around == ("", "hiding", " words") and found.verdict == "masked <i> loses to plain"
+    page = board("localhost").get("/search?q=a").text
+    assert "<details><summary>18 steps" in page and "<details open><summary>1 claim<" in page
+
+
+def test_what_a_greedy_soup_left_out_is_no_ingredient_in_the_lineage() -> None:
+    def step(name: str, section: str = "train", **more: Any) -> Step:
+        blank: dict[str, Any] = {"inputs": {}, "settings": {}, "receipt": {}}
+        return Step("r", 0, name, section, f"id-{name}", "done", **{**blank, **more})
+
+    inputs = {"models.0": "id-slow", "models.1": "id-middle", "models.2": "id-fast"}
+    receipt = {"models": ["fast", "slow"], "weights": [0.75, 0.25], "ingredients": ["fast", "slow"]}
+    soup = step("soup", "edit", inputs=inputs, settings={"models": ["slow", "middle", "fast"]}, receipt=receipt)
+    graph = graph_of([step("slow"), step("middle"), step("fast"), soup])
+    assert {a: w for (a, _), w in graph.weights.items()} == {"id-slow": 0.25, "id-middle": 0.0, "id-fast": 0.75}
+    drawn = draw(graph)
+    assert drawn.count("stroke-dasharray") == 2 and "tried, not used" in drawn  # its arrow, and the legend
+    assert "× 0.75" in drawn and "× 0.25" in drawn and "× 0<" not in drawn
+    whole = graph_of([step("slow"), step("middle"), step("fast"), replace(soup, receipt={})])
+    assert len(whole.edges) == 3 and "stroke-dasharray" not in draw(whole)
 
 
 def test_progress_is_read_as_written_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tiny import recipe
 from whet.board.app import make_app
 from whet.board.guard import Access
 from whet.run import progress
@@ -16,23 +17,6 @@ from whet.run.runner import run_recipe
 from whet.run.store import Store
 from whet.run.store_tools import verify_store
 from whet.train import loop
-
-RECIPE: dict[str, Any] = {
-    "name": "tiny",
-    "model": {
-        "name": "llama",
-        "hidden_size": 32,
-        "layers": 1,
-        "heads": 2,
-        "key_value_heads": 1,
-        "intermediate_size": 64,
-        "vocab_size": 300,
-        "context": 256,
-    },
-    "tokenizer_data": "text",
-    "data": [{"name": "text", "source": {"name": "nanoworld", "rows": 24, "form": "plain", "skills": ["variables"]}}],
-    "train": [{"name": "first", "data": "text", "format": "plain", "steps": 5, "batch_size": 4}],
-}
 
 
 def test_a_tiny_run_is_seen_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +31,7 @@ def test_a_tiny_run_is_seen_while_it_trains(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
     monkeypatch.setattr(loop, "train_step", look_first)
-    run = run_recipe(RECIPE, store=store, quiet=True).run
+    run = run_recipe(recipe(steps=5), store=store, quiet=True).run
     assert "train first" in seen[0] and "step 1 of 5" in seen[1] and "step 4 of 5" in seen[4]
     assert "polyline" not in seen[1] and "polyline" in seen[2] and seen[3] != seen[2]
 

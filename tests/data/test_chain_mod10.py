@@ -102,3 +102,32 @@ def test_what_cannot_be_is_refused() -> None:
         ChainMod10()("dev")
     with pytest.raises(RecipeError, match="noise"):
         build("source", {"name": "chain-mod10", "noise": 1.5})
+
+
+def test_replies_without_steps_are_the_mark_and_the_right_value() -> None:
+    plain, short = (ChainMod10(rows=20, form=form)("train").to_list() for form in ("steps", "answer"))
+    assert [row["prompt"] for row in plain] == [row["prompt"] for row in short]
+    assert all(row["completion"] == f"#### {row['states'][-1]}" for row in short)
+
+
+def test_a_rejected_reply_has_one_wrong_step_that_is_carried_on() -> None:
+    rows = ChainMod10(rows=300, form="preference")("train").to_list()
+    wrong_ends, firsts = 0, set()
+    for row in rows:
+        assert row["chosen"] == row["completion"] and row["reason"] == "wrong-step"
+        written = row["rejected"].partition(" #### ")[0].split()
+        assert row["rejected"].endswith(f"#### {written[-1]}") and len(written) == 3
+        operations = row["prompt"].split()
+        first = next(i for i, (a, b) in enumerate(zip(written, row["states"])) if a != b)
+        for i in range(first + 1, 3):
+            assert states_of(f"{written[i - 1]} {' '.join(operations[1 + 2 * i : 3 + 2 * i])} =")[0] == written[i]
+        wrong_ends += written[-1] != row["answer"]
+        firsts.add(first)
+    assert wrong_ends >= 290 and firsts == {0, 1, 2}
+    assert sum(ExactAnswer()(rows, [row["rejected"] for row in rows])) == 300 - wrong_ends
+
+
+def test_noise_is_refused_where_steps_must_be_right() -> None:
+    for form in ("answer", "preference"):
+        with pytest.raises(RecipeError, match=r"chain-mod10\.noise: 0.4 is of written steps"):
+            build("source", {"name": "chain-mod10", "noise": 0.4, "form": form})

@@ -10,11 +10,12 @@ from datasets import Dataset
 from whet.data.amount import largest_remainders
 from whet.data.context import Context
 from whet.data.label.drift import Drift
+from whet.data.mixture import mixture
 from whet.data.phrases import key_phrases
 from whet.data.select.paser import ConceptGraph, Paser, spend_budget
 from whet.data.select.perplexity import Perplexity
 from whet.data.select.random import Random
-from whet.data.select.skill_it import SkillIt, fill, mixture_of
+from whet.data.select.skill_it import SkillIt, fill
 from whet.errors import DataError, RecipeError
 
 
@@ -39,6 +40,18 @@ def test_random_keeps_the_share_and_the_order_and_depends_on_the_seed_alone():
     kept = [Random(share=0.25)(data, Context(seed=s))["prompt"] for s in (0, 0, 1)]
     assert len(kept[0]) == 10 and kept[0] == kept[1] != kept[2]
     assert [p for p in data["prompt"] if p in set(kept[0])] == list(kept[0])
+
+
+def test_random_takes_prefixes_of_one_order_so_that_selections_nest_or_are_disjoint():
+    data = pool()
+    few, many, rest = (
+        set(Random(**r)(data, Context(seed=3))["prompt"]) for r in ({"rows": 8}, {"share": 0.5}, {"rows": 20, "skip": 20})
+    )
+    assert few < many and not many & rest and len(many | rest) == 40
+    with pytest.raises(RecipeError, match=r"random.skip: 30 and 20 more are over the 40 rows"):
+        Random(rows=20, skip=30)(data, Context())
+    with pytest.raises(RecipeError, match=r"random.skip: 3 rows of one order"):
+        Random(rows=20, skip=3, by="skill")
 
 
 def test_random_by_group_keeps_every_group():
@@ -151,10 +164,10 @@ def test_drift_finds_groups_and_can_be_repeated(tiny_model):
 def test_skill_it_is_its_closed_form():
     losses, matrix = [0.3, 1.1, 2.0], np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 1.0]])
     raw = np.exp(0.7 * matrix @ np.array(losses))
-    assert np.allclose(mixture_of(losses, matrix, 0.7), raw / raw.sum(), atol=1e-12, rtol=0)
-    assert np.allclose(mixture_of([2.0] * 3, np.eye(3), 0.7), 1 / 3, atol=1e-12, rtol=0)
-    assert np.allclose(mixture_of(losses, matrix, 0.0), 1 / 3, atol=1e-12, rtol=0)
-    assert np.isfinite(mixture_of([1e4, 0.0], np.eye(2), 1.0)).all()
+    assert np.allclose(mixture(losses, matrix, 0.7), raw / raw.sum(), atol=1e-12, rtol=0)
+    assert np.allclose(mixture([2.0] * 3, np.eye(3), 0.7), 1 / 3, atol=1e-12, rtol=0)
+    assert np.allclose(mixture(losses, matrix, 0.0), 1 / 3, atol=1e-12, rtol=0)
+    assert np.isfinite(mixture([1e4, 0.0], np.eye(2), 1.0)).all()
 
 
 def test_what_a_skill_has_too_few_rows_for_goes_to_the_others():

@@ -11,36 +11,18 @@ import pytest
 from datasets import Dataset
 
 import whet
+from tiny import recipe
 from whet.data.context import Context
 from whet.errors import RecipeError
 from whet.model import Model
 from whet.recipe import read
 from whet.recipe_steps import DataStep
 from whet.run.diff import diff_runs
+from whet.run.making import make_data
 from whet.run.runner import run_recipe
-from whet.run.steps import make_data
 from whet.train import settings as train_settings
 
 ROWS = [{"prompt": f"What is {i} plus 4?", "completion": f"The answer is {i + 4}."} for i in range(8)]
-
-
-def recipe(**train: Any) -> dict[str, Any]:
-    return {
-        "name": "tiny",
-        "model": {
-            "name": "llama",
-            "hidden_size": 32,
-            "layers": 1,
-            "heads": 2,
-            "key_value_heads": 1,
-            "intermediate_size": 32,
-            "vocab_size": 300,
-            "context": 256,
-        },
-        "tokenizer_data": "text",
-        "data": [{"name": "text", "source": {"name": "nanoworld", "rows": 12, "form": "plain", "skills": ["variables"]}}],
-        "train": [{"name": "first", "data": "text", "format": "plain", "steps": 1, "batch_size": 4, **train}],
-    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,11 @@ from whet.errors import DataError
 from whet.measure.estimates import by_groups, is_better_high, key, mean, split_key
 from whet.measure.metrics.accuracy import accuracy
 from whet.measure.metrics.calibration_error import calibration_error
-from whet.measure.metrics.flips import flip_rates, flips
+from whet.measure.metrics.flips import NEGATIVE_FLIPS, flip_rates, flip_result, flips
 from whet.measure.metrics.pass_at_k import pass_at_k, unbiased
 from whet.measure.metrics.perplexity import bits_per_byte, perplexity
 from whet.measure.metrics.steps import step_drift, step_error, step_scores, steps, survival
-from whet.measure.outcome import Outcome
+from whet.measure.outcome import Outcome, TaskResult
 
 right_wrong = st.lists(
     st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=25
@@ -137,3 +137,25 @@ def test_groups_are_named_and_sorted() -> None:
     assert is_better_high("accuracy[skill=x]") and not is_better_high("perplexity[language=en]")
     with pytest.raises(DataError, match="no outcomes"):
         accuracy([])
+
+
+def result_of(scores: list[float], metric: str = "accuracy", model: str = "new") -> TaskResult:
+    outcomes = [Outcome(str(i), score, labels={"skill": "ab"[i % 2]}) for i, score in enumerate(scores)]
+    estimates = by_groups(outcomes, {metric: accuracy}, ["skill"])
+    return TaskResult("answers", model, metric, outcomes, {"data": "d"}, estimates)
+
+
+def test_flips_as_a_result_of_their_own() -> None:
+    old, new = result_of([1, 1, 0, 0, 1], model="old"), result_of([1, 0, 1, 0, 0])
+    found = flip_result(old, new)
+    assert found is not None
+    assert [o.score for o in found.outcomes] == [0, 1, 0, 0, 1]
+    assert (found.task, found.metric, found.model) == ("negative flips in answers", NEGATIVE_FLIPS, "new")
+    assert found.estimates[NEGATIVE_FLIPS].value == flips(old.outcomes, new.outcomes).value == 0.4
+    assert found.estimates[f"{NEGATIVE_FLIPS}[skill=b]"].value == 0.5 and not is_better_high(found.metric)
+    assert found.receipt == {"solved by the reference": 3, "reference": "old"}
+    same = flip_result(old, old)
+    assert same is not None and same.estimates[NEGATIVE_FLIPS].value == 0 and same.conditions == found.conditions
+    other = flip_result(result_of([0, 1, 0, 0, 1]), new)
+    assert other is not None and other.conditions != found.conditions
+    assert flip_result(result_of([1, 1], "perplexity"), result_of([1, 1], "perplexity")) is None

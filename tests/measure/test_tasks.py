@@ -242,6 +242,22 @@ def test_nanoworld_measures_every_skill(tiny_model: Model) -> None:
     assert 0 <= choices.estimates["accuracy"].value <= 1
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"name": "answers", "max_new_tokens": 2, "pass_at": [1], "errors": True},
+        {"name": "procbench", "max_new_tokens": 2},
+        {"name": "choices", "data": {"name": "nanoworld", "rows": 20}},
+        {"name": "replies"},
+        {"name": "perplexity", "data": {"name": "nanoworld", "rows": 4, "form": "plain"}},
+    ],
+    ids=lambda task: task["name"],
+)
+def test_a_task_names_what_it_estimates(task: dict[str, Any], tiny_model: Model) -> None:
+    built = parts.build("task", {"data": {"name": "nanoworld", "rows": 4}, **task})
+    assert sorted(built.metrics) == sorted(name for name in built(tiny_model).estimates if "[" not in name)
+
+
 def test_gsm8k_reads_its_folder(tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = '{"question": "Tom has 1,199 apples and buys 1 more?", "answer": "1199+1 = <<1199+1=1200>>1200\\n#### 1,200"}\n'
     for split in ("train", "test"):

@@ -3,9 +3,10 @@ import torch
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from whet.errors import ModelError
-from whet.quantize.blocks import Stream, find_blocks, linears, set_weight, untie, weight_of
+from whet.quantize.blocks import find_blocks, linears, set_weight, untie, weight_of
 from whet.quantize.calibration import batches
 from whet.quantize.fidelity import probe_rows
+from whet.quantize.stream import Stream
 
 STAGES = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
 
@@ -38,7 +39,7 @@ def test_block_by_block_gives_the_logits_of_the_whole_network(make, tiny_model):
         stream.advance()
     for i, ids in enumerate(stream.batches):
         with torch.no_grad():
-            assert torch.allclose(stream.logits(i), network(input_ids=ids).logits, atol=1e-5)
+            assert torch.allclose(stream.run(i), network(input_ids=ids).logits, atol=1e-5)
     assert all("forward" not in vars(block) for block in stream.blocks)
 
 
@@ -64,6 +65,42 @@ def test_hessians_are_those_of_the_inputs_in_a_plain_forward_pass(tiny_model):
     x = torch.cat(seen)
     assert found.tokens == len(x) == sum(len(row) for row in rows())
     assert torch.allclose(found.matrix(), 2 / len(x) * x.T @ x, atol=1e-4)
+
+
+def test_the_next_layers_see_what_was_changed_before_them(tiny_model):
+    network = tiny_model.network
+    stream = Stream(network, batches(rows(), 64))
+    layers = linears(stream.blocks[0])
+    for stage in stream.stages(""):
+        stream.hessians({stage[0]: layers[stage[0]]})
+        for name in stage:
+            set_weight(layers[name], weight_of(layers[name]) * 0.5)
+    stream.advance()
+    fresh = Stream(network, batches(rows(), 64))
+    fresh.advance()
+    assert all(torch.equal(one, two) for one, two in zip(stream.hidden, fresh.hidden, strict=True))
+
+
+def test_no_pass_ends_early_where_a_layer_is_not_always_called(tiny_model):
+    mlp = tiny_model.network.model.layers[0].mlp
+    # Like an expert without tokens in the single row that is looked at first.
+    mlp.forward = lambda x: mlp.down_proj(mlp.up_proj(x) if x.shape[0] > 1 else mlp.gate_proj(x) * mlp.gate_proj(x))
+    stream = Stream(tiny_model.network, batches(probe_rows(300, 256, 6, 25), 50))
+    layers, stages = linears(stream.blocks[0]), stream.stages("")
+    assert stages[-1] == ["mlp.up_proj"]
+    found = stream.hessians({stage[0]: layers[stage[0]] for stage in stages if "gate" not in stage[0]})
+    assert {hessian.tokens for hessian in found.values()} == {150}
+
+
+def test_an_error_in_a_pass_leaves_the_network_as_it_was(tiny_model):
+    stream = Stream(tiny_model.network, batches(rows(), 64))
+    layer = linears(stream.blocks[0])["mlp.up_proj"]
+    with torch.no_grad():
+        tiny_model.network.model.embed_tokens.weight[:] = float("nan")
+    with pytest.raises(ModelError, match="entering 'up' hold NaN or Inf"):
+        stream.hessians({"up": layer})
+    assert all("forward" not in vars(block) for block in stream.blocks)
+    assert not layer._forward_pre_hooks
 
 
 def test_only_one_hidden_state_per_token_is_held(tiny_model):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from whet.errors import ModelError
-from whet.quantize.columns import code_matrix
+from whet.quantize.columns import code_matrices
 from whet.quantize.compensate.gptq import Gptq, inverse_factor
 from whet.quantize.compensate.none import None_
 from whet.quantize.grid import BitPlan
@@ -26,7 +26,8 @@ def problem(out=12, columns=40, tokens=400, seed=0, rank=6):
 
 
 def code(weight, hessian, plan, compensate, grid=None):
-    return code_matrix(weight, hessian, plan, grid or Uniform(), Nearest(), compensate, scale_dtype=torch.float32)[0]
+    made = code_matrices({"w": weight}, hessian, plan, grid or Uniform(), Nearest(), compensate, scale_dtype=torch.float32)
+    return made["w"][0]
 
 
 def direct(weight, hessian, bits, group, damping=0.01, order=None):
@@ -105,7 +106,7 @@ def test_output_error_is_below_nearest_on_correlated_inputs(bits, seed):
 def test_a_dead_input_column_gives_zero_weights(act_order):
     weight, hessian = problem()
     hessian[5], hessian[:, 5] = 0, 0
-    layer, receipt = code_matrix(weight, hessian, BitPlan(4, 8), Uniform(), Nearest(), Gptq(act_order=act_order))
+    layer, receipt = code_matrices({"w": weight}, hessian, BitPlan(4, 8), Uniform(), Nearest(), Gptq(act_order=act_order))["w"]
     assert receipt["dead_columns"] == 1
     assert torch.equal(layer.decode()[:, 5], torch.zeros(12))
     assert bool((layer.decode()[:, 6] != 0).any())
@@ -140,6 +141,26 @@ def test_a_failed_factorization_is_tried_with_ten_times_the_damping():
     assert inverse_factor(hessian, 0.01)[1] == pytest.approx(0.1)
     with pytest.raises(ModelError, match=r"the Hessian of 'q' cannot be factorized.*more calibration tokens"):
         inverse_factor(-torch.eye(4, dtype=torch.float64), 0.01, "q")
+
+
+@pytest.mark.parametrize("columns", [40, 700, 1100])
+def test_the_factor_is_that_of_the_inverse_in_the_order_asked_for(columns):
+    _, hessian = problem(columns=columns, tokens=2 * columns)
+    order = torch.randperm(columns, generator=torch.Generator().manual_seed(0))
+    before = hessian.clone()
+    factor, damping = inverse_factor(hessian, 0.05, order=order)
+    damped = hessian[order][:, order] + damping * hessian.diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    assert torch.equal(hessian, before)
+    assert torch.allclose(factor.double(), torch.linalg.cholesky(torch.linalg.inv(damped), upper=True), rtol=1e-5, atol=1e-7)
+
+
+def test_the_matrix_is_symmetric_and_whole_over_several_blocks():
+    x = torch.randn(1300, 1100, generator=torch.Generator().manual_seed(0))
+    hessian = Hessian(1100, "a")
+    hessian.add(x)
+    matrix = hessian.matrix()
+    assert torch.equal(matrix, matrix.T)
+    assert torch.allclose(matrix, 2 / 1300 * x.double().T @ x.double(), atol=1e-5)
 
 
 def test_fewer_tokens_than_columns_still_work():

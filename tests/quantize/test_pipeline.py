@@ -1,17 +1,18 @@
+import copy
 import json
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from whet.errors import DataError, ModelError, RecipeError
 from whet.model import Model
 from whet.quantize.calibrate.rows import Rows
 from whet.quantize.calibrate.windows import Windows
 from whet.quantize.calibration import CalibrationSet
-from whet.quantize.fidelity import compare, probe_rows
+from whet.quantize.fidelity import Predictions, compare, probe_rows
 from whet.quantize.hessian import output_error
 from whet.quantize.memory import forecast_memory
 from whet.quantize.pipeline import quantize
@@ -207,14 +208,15 @@ class Post:
         ({"rounding": Joint()}, "joint rounding .* leaves no columns for error feedback; set compensate: none"),
         ({"compensate": Post()}, "compensate: kind 'post' cannot be run here"),
         ({"grid": "ternary"}, "three levels take 2 bits"),
-        ({"bits": 1}, "bits: 1 is not a whole number from 2 to 8"),
+        ({"bits": 1}, "quantize.bits: Input should be greater than or equal to 2; got 1"),
         ({"grid": "unifrom"}, "did you mean 'uniform'"),
         ({"compensate": {"name": "gptq", "dampign": 0.1}}, "did you mean 'damping'"),
         ({"compensate": {"name": "gptq", "damping": 0}}, r"compensate.damping"),
         ({"skip": ["*.w1"]}, r"skip: no layer matches '\*.w1'; layers look like 'model.layers.0.self_attn.q_proj'"),
         ({"allocate": {"name": "same", "overrides": {"*.w1": {"bits": 2}}}}, r"no layer matches '\*.w1'"),
         ({"allocate": {"name": "same", "overrides": {"*": {"bit": 2}}}}, "did you mean 'bits'"),
-        ({"scale_dtype": "float8"}, "'float8' is not one of auto"),
+        ({"scale_dtype": "float8"}, "quantize.scale_dtype: .*'auto', 'float32', .*; got 'float8'"),
+        ({"bit": 4}, "did you mean 'bits'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_with_the_reason(tiny_model, settings, message):
@@ -272,3 +274,34 @@ def test_fidelity_of_a_model_with_itself_is_perfect(tiny_model):
     found = compare(tiny_model.network, tiny_model.network, ROWS)
     assert (found.kl, found.top1, found.max_logit_difference) == (0, 1, 0)
     assert found.tokens == sum(len(row) for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"transform": "hadamard"}, {"transform": {"name": "hadamard", "down": True}, "lm_head": True}]
+)
+def test_in_place_gives_the_same_without_a_second_network(tiny_model, settings):
+    beside, expected = quantize(tiny_model, ROWS, **PLAN, **settings)
+    within, receipt = quantize(tiny_model, ROWS, in_place=True, **PLAN, **settings)
+    assert within.network is tiny_model.network and beside.network is not tiny_model.network
+    for one, two in zip(beside.network.state_dict().values(), within.network.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+    assert receipt["fidelity"] == expected["fidelity"] and receipt["transform"] == expected["transform"]
+    assert receipt["bytes_before"] == expected["bytes_before"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "capped"])
+def test_predictions_outlive_a_change_of_the_network(tiny_model, kind):
+    network = tiny_model.network
+    if kind == "capped":  # The network goes on with what its head puts out.
+        config = Gemma2Config(
+            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.1,
+        )  # fmt: skip
+        network = Gemma2ForCausalLM(config).eval()
+    before, original = Predictions(network, ROWS), copy.deepcopy(network)
+    assert before.compare().max_logit_difference == 0
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    assert before.compare() == compare(original, network, ROWS)
+    assert before.compare().kl > 0

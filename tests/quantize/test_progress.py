@@ -10,11 +10,11 @@ import torch
 
 from whet.errors import RecipeError, StoreError
 from whet.model import Model
-from whet.quantize import pipeline
-from whet.quantize.blocks import Stream
+from whet.quantize.coding import Coding
 from whet.quantize.fidelity import probe_rows
 from whet.quantize.pipeline import quantize
 from whet.quantize.progress import CODES, HIDDEN, Progress
+from whet.quantize.stream import Stream
 
 ROWS = [*probe_rows(300, 256, 12, 40), *probe_rows(300, 256, 8, 25)]
 CLOCK = ("seconds", "peak_memory_bytes", "resumed_at")
@@ -99,7 +99,7 @@ def test_plans_are_remembered(model: Model, tmp_path: Path, monkeypatch: pytest.
     def asked_again(*_: object) -> None:
         raise AssertionError("the allocation was computed again")
 
-    monkeypatch.setattr(pipeline, "_plans", asked_again)
+    monkeypatch.setattr(Coding, "plans", asked_again)
     assert len(quantize(model, ROWS, checkpoint=tmp_path, group_size=32)[0].quantized) == 28
 
 

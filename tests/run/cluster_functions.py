@@ -19,6 +19,11 @@ def uneven_square(number: int) -> int:
     return number * number
 
 
+def against(split: str) -> list[dict[str, str]]:
+    """Rows that others must not repeat."""
+    return [{"prompt": "five four 3"}, {"prompt": "three two 5 4"}, {"prompt": "four 1"}]
+
+
 def plus(number: int, shared: list[int]) -> int:
     return number + shared[0]
 
@@ -66,9 +71,11 @@ def threads(number: int) -> str:
 
 
 def lengths(rows: Sequence[Mapping[str, Any]], keys: Sequence[int], folder: str) -> list[list[int]]:
-    """Length of the prompt and number of each row; leaves a mark for each block."""
+    """Length of the prompt and number of each row; leaves a mark for each block. Where it is to fail, another was kept before."""
     (Path(folder) / f"{keys[0]}-{time.monotonic_ns()}").touch()
     if (Path(folder) / "broken").exists() and keys[0] >= 4:
+        while not list((Path(folder).parent / "kept").rglob("*.json")):
+            time.sleep(0.05)
         raise DataError("the disk is full")
     return [[len(row["prompt"]), key] for row, key in zip(rows, keys)]
 

@@ -28,6 +28,7 @@ from whet.run.claims_command import claims_command as whet_claims
 from whet.run.claims_command import plan_of, run_claim
 from whet.run.claims_show import full, markdown, ours
 from whet.run.claims_verdict import decide, turned
+from whet.run.compare.spending import Spending
 from whet.run.compare.verdicts import Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,21 @@ def test_preconditions_come_before_the_effect():
     assert "old has 0.5, less than the 0.6" in low.reason and "old has 0.5, more than the 0.4" in high.reason
     failed = decide(JUDGE, [verdict(first="third")], ARMS, {"new": "seed 1: no memory"})
     assert failed.verdict == NOT_SEEN and "new lacks results (seed 1: no memory)" in failed.reason
+
+
+def test_what_has_to_be_kept_must_be_shown_to_be():
+    judge = Judge(better="new", than="old", task="answers", keeps={"others": 0.02})
+    kept = decide(judge, [verdict(), verdict(task="others", effect=-0.005, low=-0.015, high=0.005)], ARMS)
+    assert kept.verdict == REPRODUCED and "kept others -0.005 against old, at worst -0.015" in kept.reason
+    likely = decide(judge, [verdict(), verdict(task="others", effect=0.001, low=-0.03, high=0.03)], ARMS)
+    assert likely.verdict == NOT_SEEN and likely.against.effect == 0.05
+    assert "others +0.001 against old, at worst -0.03, which does not show that it loses less than 0.02" in likely.reason
+    flipped = decide(
+        Judge(better="new", than="old", task="flips", keeps={"answers": 0.02}),
+        [verdict(task="flips", metric="negative_flips", better_high=False, effect=-0.05, low=-0.08, high=-0.02), verdict()],
+        ARMS,
+    )
+    assert flipped.verdict == REPRODUCED and flipped.against.effect == 0.05
 
 
 COMPARISON = {
@@ -289,8 +305,8 @@ def test_the_table_in_the_docs_is_current():
 
 def test_failed_arms_are_named(tmp_path):
     claim = read_claim(write(tmp_path))
-    arm = SimpleNamespace(failed="seed 2: out of memory", done={}, tuning=SimpleNamespace(seconds=0.0, tokens=0))
-    other = SimpleNamespace(failed="", done={}, tuning=SimpleNamespace(seconds=0.0, tokens=0))
+    arm = SimpleNamespace(failed="seed 2: out of memory", done={}, tuning=Spending())
+    other = SimpleNamespace(failed="", done={}, tuning=Spending())
     comparison = SimpleNamespace(
         verdicts=[verdict(first="less", second="third")],
         results={"answers": {}},

@@ -17,6 +17,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from tiny import llama, text
 from whet import parts
 from whet.data.context import Context
 from whet.errors import DataError, RecipeError, StoreError
@@ -27,7 +28,7 @@ from whet.run.cluster import check_reach, open_pool
 from whet.run.cluster_ray import RayPool
 from whet.run.compare.carry import compare_recipe
 from whet.run.compare.jobs import Job
-from whet.run.compare.page import summary
+from whet.run.compare.summary import summary
 from whet.run.ledger import Ledger
 from whet.run.manifest import MANIFEST
 from whet.run.processes import Processes
@@ -44,19 +45,10 @@ import cluster_functions as work
 SOURCE = {"name": "nanoworld", "rows": 24, "skills": ["variables"], "difficulty": [1, 1]}
 RECIPE: dict[str, Any] = {
     "name": "spread",
-    "model": {
-        "name": "llama",
-        "hidden_size": 32,
-        "layers": 2,
-        "heads": 2,
-        "key_value_heads": 1,
-        "intermediate_size": 64,
-        "vocab_size": 300,
-        "context": 256,
-    },
+    "model": llama(layers=2, intermediate_size=64),
     "tokenizer_data": "text",
     "data": [
-        {"name": "text", "source": {"name": "nanoworld", "rows": 40, "form": "plain", "skills": ["variables"]}},
+        text(rows=40),
         {"name": "chats", "source": SOURCE, "select": [{"name": "ngram-decontaminate", "against": SOURCE, "n": 30}]},
     ],
     "train": [
@@ -305,17 +297,13 @@ def test_a_comparison_on_a_cluster_gives_the_numbers_of_one_process_also_when_a_
 def test_a_data_pass_does_not_depend_on_blocks_or_workers(pool: Pool) -> None:
     rows = Dataset.from_list([{"prompt": f"one two three four {n % 7}"} for n in range(30)])
     source = {"name": "nanoworld", "rows": 5}
-    part = replace(parts.build("select", {"name": "ngram-decontaminate", "against": source, "n": 2}), against=_against)
+    part = replace(parts.build("select", {"name": "ngram-decontaminate", "against": source, "n": 2}), against=work.against)
     found = []
     for used in (Local(), pool):
         with using(used):
             context = Context()
             found.append((part(rows, context).to_list(), context.receipt))
     assert found[0] == found[1] and found[0][1]["rows_matched"] == 9
-
-
-def _against(split: str) -> list[dict[str, str]]:
-    return [{"prompt": "five four 3"}, {"prompt": "three two 5 4"}, {"prompt": "four 1"}]
 
 
 def test_the_finished_blocks_of_a_stopped_pass_are_found_again(pool: Pool, tmp_path: Path) -> None:
@@ -331,9 +319,10 @@ def test_the_finished_blocks_of_a_stopped_pass_are_found_again(pool: Pool, tmp_p
         with pytest.raises(DataError, match=r"block of rows that begins with [46]: the disk is full"):
             Context().map_blocks(work.lengths, rows, block_rows=2, shared=str(folder))
         (folder / "broken").unlink()
+        kept = [int(file.stem) for file in (tmp_path / "kept").rglob("*.json")]
         assert Context().map_blocks(work.lengths, rows, block_rows=2, shared=str(folder)) == wanted
-    kept = len(list((tmp_path / "kept").rglob("*.json")))
-    assert kept == 4 and len(list(folder.glob("0-*"))) == 1
+    assert kept and len(list((tmp_path / "kept").rglob("*.json"))) == 4
+    assert [len(list(folder.glob(f"{start}-*"))) for start in kept] == [1] * len(kept)
 
 
 def test_rollouts_by_blocks_are_those_of_one_process(pool: Pool, tiny_model: Model) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from tiny import recipe
 from whet.cli import main
 from whet.errors import StoreError
 from whet.run import runner
@@ -26,22 +27,7 @@ from whet.run.store import Store
 from whet.run.store_tools import verify_store
 from whet.train import checkpoint, loop
 
-RECIPE: dict[str, Any] = {
-    "name": "tiny",
-    "model": {
-        "name": "llama",
-        "hidden_size": 32,
-        "layers": 1,
-        "heads": 2,
-        "key_value_heads": 1,
-        "intermediate_size": 32,
-        "vocab_size": 280,
-        "context": 256,
-    },
-    "tokenizer_data": "text",
-    "data": [{"name": "text", "source": {"name": "nanoworld", "rows": 24, "form": "plain", "skills": ["variables"]}}],
-    "train": [{"name": "first", "data": "text", "format": "plain", "steps": 4, "batch_size": 4, "checkpoint_every": 1}],
-}
+RECIPE = recipe(steps=4, checkpoint_every=1)
 
 
 @dataclass(frozen=True)

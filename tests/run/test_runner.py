@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tiny import llama, text
 from whet.errors import RecipeError, WhetError
 from whet.model import LINEAGE_FILE
 from whet.recipe_text import apply_override
@@ -22,19 +23,10 @@ from whet.run.store import Store
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
-    "model": {
-        "name": "llama",
-        "hidden_size": 32,
-        "layers": 2,
-        "heads": 2,
-        "key_value_heads": 1,
-        "intermediate_size": 64,
-        "vocab_size": 300,
-        "context": 256,
-    },
+    "model": llama(layers=2, intermediate_size=64),
     "tokenizer_data": "text",
     "data": [
-        {"name": "text", "source": {"name": "nanoworld", "rows": 40, "form": "plain", "skills": ["variables"]}},
+        text(rows=40),
         {"name": "chats", "source": {"name": "nanoworld", "rows": 24, "skills": ["variables"], "difficulty": [1, 1]}},
     ],
     "train": [

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from tiny import recipe
 from whet.cli import main
 from whet.errors import StoreError
 from whet.run.ledger import Ledger
@@ -21,21 +22,9 @@ from whet.run.store_gc import Rules, collect
 from whet.run.store_remote import Remote
 from whet.run.store_tools import store_sizes, verify_store
 
-RECIPE: dict[str, Any] = {
+RECIPE = {
+    **recipe(),
     "name": "small",
-    "model": {
-        "name": "llama",
-        "hidden_size": 32,
-        "layers": 1,
-        "heads": 2,
-        "key_value_heads": 1,
-        "intermediate_size": 32,
-        "vocab_size": 280,
-        "context": 256,
-    },
-    "tokenizer_data": "text",
-    "data": [{"name": "text", "source": {"name": "nanoworld", "rows": 24, "form": "plain", "skills": ["variables"]}}],
-    "train": [{"name": "first", "data": "text", "format": "plain", "steps": 2, "batch_size": 4}],
     "quantize": [{"name": "w4", "model": "first", "data": "text", "bits": 4, "group_size": 32}],
 }
 CLOSED = "http://127.0.0.1:9"

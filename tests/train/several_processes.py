@@ -22,19 +22,21 @@ from whet import parts
 from whet.api import quantize
 from whet.data.example import Example
 from whet.data.schedules.shuffle import shuffle
+from whet.data.schedules.skill_it import SkillIt
 from whet.errors import DataError, OtherRank, WhetError
 from whet.model import Model, load_model, quiet_transformers, weights_hash
 from whet.train.adapters.lora import LoRA
 from whet.train.distributed import rank
 from whet.train.loop import FitResult, fit, train_step
+from whet.train.mixed import MixedExamples
 from whet.train.objective import Loss
 from whet.train.objectives.sft import SFT
 from whet.train.provider import FixedExamples
+from whet.train.reference import reference_reader, with_reference_logps
 from whet.train.rollouts import RolloutProvider, RolloutSettings
-from whet.train.run import reference_reader, with_reference_logps
 from whet.train.settings import TrainSettings
+from whet.train.setup import prepare
 from whet.train.sharding import is_sharded
-from whet.train.training import prepare
 
 STEPS = 8
 Case = Callable[..., FitResult]
@@ -47,7 +49,7 @@ def rows(size: int, seed: int = 5) -> list[Example]:
 
 
 def train(model: Model, provider: Any, objective: Any, folder: Path | None, **settings: Any) -> FitResult:
-    extra = {name: settings.pop(name) for name in ("adapter", "reference") if name in settings}
+    extra = {name: settings.pop(name) for name in ("adapter", "optimizer", "reference") if name in settings}
     chosen = TrainSettings(
         **{"steps": STEPS, "batch_size": 6, "lr": 3e-3, "precision": "float32", "micro_tokens": 96}
         | {"checkpoint_every": 2, "checkpoint_keep": STEPS}
@@ -62,6 +64,13 @@ def supervised(objective: Any = None, size: int = 24, **settings: Any) -> Case:
         return train(model, provider, objective or SFT(), folder, **settings)
 
     return run
+
+
+def mixed(model: Model, folder: Path | None = None) -> FitResult:
+    both = {"short": [[e] for e in rows(24) if len(e) < 18], "long": [[e] for e in rows(24) if len(e) >= 18]}
+    held_out = {skill: [unit[0] for unit in units[:3]] for skill, units in both.items()}
+    schedule = SkillIt(every=3, measure_every=2, eta=2.0, influence={"short": {"long": 0.5}})
+    return train(model, MixedExamples(both, held_out, schedule, batch_size=6), SFT(), folder)
 
 
 def dpo(model: Model, folder: Path | None = None) -> FitResult:
@@ -166,9 +175,12 @@ CASES: dict[str, Case] = {
     "uneven": supervised(batch_size=3, micro_tokens=40, steps=8),
     "one row": supervised(batch_size=1),
     "checkpointing": supervised(gradient_checkpointing=True),
+    "skill-it": mixed,
     "two objectives": supervised([(1.0, SFT()), (0.5, parts.build("objective", {"name": "masked-thought", "p": 0.3}))]),
     "another model": against_another,
     "scales": scales,
+    "nadamw": supervised(optimizer="nadamw"),
+    "nesterov": supervised(optimizer="nesterov", lr=0.1),
     "bfloat16": supervised(precision="bfloat16"),
     "wrong": supervised(wrong_on_the_second),
     "killed": supervised(killed_on_the_second),

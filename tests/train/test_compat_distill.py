@@ -57,7 +57,7 @@ def test_closed_form_of_two_tokens():
     assert found[0, 0].item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-6)
 
 
-@pytest.mark.parametrize("elsewhere", ["start", "cross-entropy", "none"])
+@pytest.mark.parametrize("elsewhere", ["start", "cross-entropy", "reference", "none"])
 def test_gradient(logits, elsewhere):
     own, old, new = logits
     labels = torch.arange(12) % 7
@@ -72,6 +72,9 @@ def test_elsewhere(logits):
     assert not CompatDistill(elsewhere="none").per_token(own, labels, old)[:, :2].any()
     found = CompatDistill(elsewhere="cross-entropy").per_token(own, labels, old)[:, 1]
     torch.testing.assert_close(found, -own.log_softmax(-1).max(-1).values)
+    half_wrong = torch.where(torch.arange(len(own)) % 2 == 0, labels, own.argmin(-1))
+    found = CompatDistill(elsewhere="reference").per_token(own, half_wrong, old)[:, :2].sum(-1)
+    torch.testing.assert_close(found, kl(old, own, 2.0))
 
 
 def other(model, seed=1):
@@ -124,7 +127,7 @@ def test_references_are_counted_and_left_alone(tiny_model):
     from whet.api import dataset
     from whet.recipe import build_step
     from whet.recipe_steps import TrainStep
-    from whet.run.steps import train_model
+    from whet.run.making import train_model
 
     old = other(tiny_model)
     kept = {n: p.clone() for n, p in old.network.state_dict().items()}

@@ -21,6 +21,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
+from whet.run.ledger import Ledger
 from whet.run.runner import run_recipe
 from whet.run.store import MANIFEST, Store
 from whet.train import checkpoint
@@ -38,7 +39,22 @@ PRELOADED = (
     "whet.train.objectives.upge",
     "whet.data.schedules.shuffle",
 )
-EQUAL = ("sft", "lora", "dpo", "grpo", "ppo", "uneven", "one row", "checkpointing", "two objectives", "another model", "scales")
+EQUAL = (
+    "sft",
+    "lora",
+    "dpo",
+    "grpo",
+    "ppo",
+    "uneven",
+    "one row",
+    "checkpointing",
+    "two objectives",
+    "another model",
+    "scales",
+    "skill-it",
+    "nadamw",
+    "nesterov",
+)
 LIMIT = 240
 """Seconds after which a job counts as hanging, also on a busy machine."""
 
@@ -78,8 +94,13 @@ def results(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Path]:
     """Of one process, of each of two, and the folder where both left checkpoints."""
     out = tmp_path_factory.mktemp("runs")
-    alone = cases.run_cases(tiny_folder, out, [*EQUAL, "sft:by-one:4", "save=one"])
-    status, printed = launch(cases, tiny_folder, out, [*EQUAL, "sft:by-two:4", "sft:by-one", "save=two", "load=one"])
+    alone = cases.run_cases(tiny_folder, out, [*EQUAL, "sft:by-one:4", "nadamw:n-by-one:4", "nesterov:m-by-one:4", "save=one"])
+    status, printed = launch(
+        cases,
+        tiny_folder,
+        out,
+        [*EQUAL, "sft:by-two:4", "sft:by-one", "nadamw:n-by-one", "nesterov:m-by-one", "save=two", "load=one"],
+    )
     assert status == [0, 0], printed
     return alone, [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)], out
 
@@ -134,6 +155,14 @@ def test_a_checkpoint_of_two_goes_on_with_one_and_the_other_way_round(
         for a, b in zip(alone["sft"]["curve"], resumed["curve"], strict=True):
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
         assert resumed["receipt"]["cost"]["flops"] == pytest.approx(alone["sft"]["receipt"]["cost"]["flops"], rel=0.1)
+
+
+@pytest.mark.parametrize("case", ["nadamw:n-by-one", "nesterov:m-by-one"])
+def test_other_optimizers_go_on_with_another_number_of_processes(case: str, results: Any) -> None:
+    alone, (first, _), _ = results
+    assert first[case]["receipt"]["resumed_at"] == 4
+    for a, b in zip(alone[case.partition(":")[0]]["curve"], first[case]["curve"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
 
 
 def test_tensors_are_the_same_bits_after_loading_with_another_number_of_processes(
@@ -247,6 +276,28 @@ def test_a_recipe_under_torchrun_killed_and_gone_on_with(tmp_path: Path) -> None
     assert printed.count(" done\nreport: ") == 1 and "[train] first: reused" in printed
     run_recipe(RECIPE, store=Store.open(str(tmp_path / "one")), quiet=True)
     assert artifacts(home) == artifacts(tmp_path / "one")
+
+
+def test_a_stop_of_torchrun_comes_after_one_step_on_all_ranks(tmp_path: Path) -> None:
+    recipe, home = tmp_path / "tiny.yaml", tmp_path / "two"
+    train = [{**RECIPE["train"][0], "steps": 400, "checkpoint_every": 200}]
+    recipe.write_text(json.dumps({**RECIPE, "train": train, "edit": []}))
+    job = torchrun(recipe, home)
+    try:
+        deadline = time.monotonic() + LIMIT
+        while not list(home.glob("checkpoints/*/progress.jsonl")):
+            assert time.monotonic() < deadline and job.poll() is None, job.communicate()[0]
+            time.sleep(0.05)
+        job.send_signal(signal.SIGTERM)
+        printed, _ = job.communicate(timeout=LIMIT)
+    finally:
+        job.kill()
+    assert printed.count("whet: stopped; the same command goes on where this one was") == 1
+    assert printed.count("stopping after this step and saving") == 1 and "rank 0: " not in printed and "rank 1: " not in printed
+    run = Ledger.beside(home).runs()[0]
+    assert run.status == run.steps[-1].status == "stopped"
+    (saved,) = home.glob("checkpoints/*/step-*")
+    assert json.loads((saved / "state.json").read_text()) and int(saved.name[5:]) < 400
 
 
 def test_shards_are_read_by_rows(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from whet.budget import Budget
 from whet.errors import RecipeError
 from whet.recipe import build_step
 from whet.recipe_steps import TrainStep
-from whet.run.steps import train_model
+from whet.run.making import train_model
 from whet.train.length import Length
 from whet.train.settings import TrainSettings
 

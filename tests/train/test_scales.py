@@ -39,7 +39,7 @@ def test_the_loss_falls(quantized):
     from whet.api import dataset
     from whet.recipe import build_step
     from whet.recipe_steps import TrainStep
-    from whet.run.steps import train_model  # the receipt holds the curve
+    from whet.run.making import train_model  # the receipt holds the curve
 
     fields = {**SETTINGS, "steps": 30, "lr": 1e-2, "lr_schedule": "constant"}
     step = build_step("train", TrainStep, {"name": "s", "data": "d", "adapter": "scales", **fields}, "train")

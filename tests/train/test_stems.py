@@ -15,7 +15,7 @@ from whet.model import Model
 from whet.train.loop import fit
 from whet.train.policy import HFPolicy
 from whet.train.provider import FixedExamples
-from whet.train.run import with_reference_logps
+from whet.train.reference import with_reference_logps
 from whet.train.settings import TrainSettings
 from whet.train.token_values import reader
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from whet.board import comparing, live, pages, pairs
 from whet.board.guard import Access, Guard
 from whet.board.records import PAGES, Records
-from whet.board.searching import search
+from whet.board.searching import KINDS, MOST, search
 from whet.errors import WhetError
 from whet.run.ledger import Ledger
 from whet.run.store import Store
@@ -82,7 +82,8 @@ class _Board:
 
     def live(self, request: Request) -> Response:
         """What is under way as a piece of a page, asked for again and again by the script."""
-        found = live.under_way(self._records, request.query_params.get("run"))
+        asked = request.query_params
+        found = live.under_way(self._records, asked.get("run"), asked.get("comparison"))
         return self._page("live.html", {"live": found}, headers={"X-Running": str(len(found))})
 
     def runs(self, request: Request) -> Response:
@@ -123,7 +124,8 @@ class _Board:
 
     def claim(self, request: Request) -> Response:
         named = {c.paper: c for c in self._read_claims().found}
-        return self._page("claim.html", pages.claim_page(_known(named.get(request.path_params["paper"]), "claim")))
+        claim = _known(named.get(request.path_params["paper"]), "claim")
+        return self._page("claim.html", pages.claim_page(self._records, claim))
 
     def model(self, request: Request) -> Response:
         found = pages.model_page(self._records, request.path_params["identity"])
@@ -131,7 +133,9 @@ class _Board:
 
     def search(self, request: Request) -> Response:
         query = request.query_params.get("q", "").strip()[:200]
-        return self._page("search.html", {"query": query, "hits": search(self._records, self._read_claims().found, query)})
+        hits = search(self._records, self._read_claims().found, query)
+        kinds = [(kind, several) for kind in KINDS if (several := [h for h in hits if h.kind == kind])]
+        return self._page("search.html", {"query": query, "number": len(hits), "kinds": kinds, "most": MOST})
 
     def page(self, request: Request) -> Response:
         """A page that a run or comparison wrote."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from whet.board import pairs
+from whet.board import live, pairs
 from whet.board.records import Records
 from whet.board.words import cut, differing
 from whet.budget import shown
 from whet.measure.estimates import is_better_high
 from whet.run.compare import figures
+from whet.run.compare.headline import headline
+from whet.run.compare.verdicts import Verdict
 from whet.run.ledger import ComparisonRecord, Run
 
 IN_WORDS = {
@@ -26,6 +30,9 @@ IN_WORDS = {
 }
 """A verdict's kind in a few words."""
 
+NAMED = 6
+"""Pairs that are named in a sentence."""
+
 ON_A_PAGE = 6
 """Items shown at a time."""
 
@@ -35,11 +42,32 @@ def in_words(verdict: Mapping[str, Any]) -> str:
     return IN_WORDS.get(verdict["kind"], "{second} against {first}").format(**verdict)
 
 
-def headlines(record: ComparisonRecord, most: int = 3) -> list[dict[str, Any]]:
-    """What a comparison found, the told-apart pairs first; at most so many."""
-    verdicts = record.result.get("verdicts", [])
-    chosen = _decided_first(verdicts)[:most]
-    return [{"kind": v["kind"], "text": in_words(v), "effect": v["effect"], "task": v["task"]} for v in chosen]
+def headlines(record: ComparisonRecord) -> list[dict[str, str]]:
+    """What a comparison found: of two variants the verdict, of more their order, on each task."""
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
+    for verdict in record.result.get("verdicts", []):
+        by_task.setdefault(verdict["task"], []).append(verdict)
+    return [_headline(task, verdicts) for task, verdicts in by_task.items()]
+
+
+def _headline(task: str, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    if len(verdicts) > 1:
+        return {"kind": "open", "text": order(verdicts), "task": task}
+    (one,) = verdicts
+    effect = "" if one["effect"] is None else f", {one['effect']:+.3g}"
+    return {"kind": one["kind"], "text": in_words(one), "task": task + effect}
+
+
+def order(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """The order of a task's variants, and the pairs that no verdict orders."""
+    names = {field.name for field in fields(Verdict)}
+    known: list[dict[str, Any]] = [{k: math.nan if x is None else x for k, x in v.items() if k in names} for v in verdicts]
+    unordered = [f"{v['first']} and {v['second']}" for v in verdicts if v["kind"] == "open"]
+    said = headline([Verdict(**v) for v in known])
+    if not unordered or len(unordered) == len(verdicts):
+        return said
+    more = len(unordered) - NAMED
+    return f"{said} Not told apart: {'; '.join(unordered[:NAMED])}{f'; and {more} more' if more > 0 else ''}."
 
 
 def _decided_first(verdicts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -52,10 +80,13 @@ def comparison_page(records: Records, record: ComparisonRecord) -> dict[str, Any
     return {
         "record": record,
         "status": records.status(record),
+        "live": live.under_way(records, comparison=record.id),
+        "progress": live.progress(records, record),
         "about": record.document.get("about", ""),
         "error": result.get("error", ""),
         "pages": records.pages(record.id),
-        "variants": [_variant(name, arm) for name, arm in result.get("variants", {}).items()],
+        "unit": result.get("unit", "tokens"),
+        "variants": [_variant(name, arm, result.get("unit", "tokens")) for name, arm in result.get("variants", {}).items()],
         "tasks": [_task(records, record, task) for task in result.get("scores", {})],
         "targets": result.get("targets", []),
         "notes": result.get("notes", []),
@@ -63,13 +94,13 @@ def comparison_page(records: Records, record: ComparisonRecord) -> dict[str, Any
     }
 
 
-def _variant(name: str, arm: Mapping[str, Any]) -> dict[str, Any]:
+def _variant(name: str, arm: Mapping[str, Any], unit: str) -> dict[str, Any]:
     changes = {**arm.get("changes", {}), **arm.get("values", {})}
     spent = arm.get("spent", {})
     return {
         "name": name,
         "changes": [f"{path} = {_plain(value)}" for path, value in changes.items()],
-        "tokens": shown(float(spent.get("tokens", 0))),
+        "spent": shown(float(spent.get(unit, 0))),
         "seconds": f"{float(spent.get('seconds', 0)):.1f}",
         "runs": list(arm.get("runs", {}).items()),
         "remark": arm.get("failed") or arm.get("stopped") or "",
@@ -91,21 +122,26 @@ def _plain(value: Any) -> str:
 def _task(records: Records, record: ComparisonRecord, task: str) -> dict[str, Any]:
     result = record.result
     verdicts = [v for v in result["verdicts"] if v["task"] == task]
+    unit = result.get("unit", "tokens")
     metric, better_high = (verdicts[0]["metric"], verdicts[0]["better_high"]) if verdicts else ("score", True)
     points = [
-        figures.Point(name, float(result["variants"][name]["spent"]["tokens"]), s["value"], s["low"], s["high"])
+        figures.Point(name, float(result["variants"][name]["spent"][unit]), s["value"], s["low"], s["high"])
         for name, s in result["scores"][task].items()
+        if None not in s.values()
     ]
     effects = [
         figures.Effect(f"{v['second']} − {v['first']}", v["kind"], v["effect"], v["low"], v["high"], list(v["by_seed"].values()))
         for v in verdicts
+        if None not in (v["effect"], v["low"], v["high"], *v["by_seed"].values())
     ]
     return {
         "name": task,
         "metric": metric.replace("_", " "),
         "better": "Higher" if better_high else "Lower",
-        "quality": figures.quality_and_cost(points, "tokens", metric.replace("_", " "), better_high),
-        "effects": figures.effects(effects, "difference") if effects else "",
+        "order": order(verdicts) if len(verdicts) > 1 else "",
+        "reading": figures.reading(points, better_high),
+        "quality": figures.quality_and_cost(points, unit, metric.replace("_", " "), better_high),
+        "effects": figures.effects(effects, "difference"),
         "verdicts": [
             {**v, "words": in_words(v), "link": pair_link(f"/comparisons/{record.id}", task, v["first"], v["second"])}
             for v in _decided_first(verdicts)
@@ -140,9 +176,19 @@ def _skills(records: Records, record: ComparisonRecord, task: str, better_high: 
     rows = []
     for value, cells in sorted(means.items()):
         top = best(mean for mean, _ in cells.values())
+        link = _why_link(record, task, names, label, value)
         row = [_cell(cells[name][0], top, better_high) if name in cells else None for name in names]
-        rows.append({"name": value, "n": max(n for _, n in cells.values()), "cells": row})
+        rows.append({"name": value, "link": link, "n": max(n for _, n in cells.values()), "cells": row})
     return {"label": label, "names": names, "skills": rows}
+
+
+def _why_link(record: ComparisonRecord, task: str, names: Sequence[str], label: str, value: str) -> str:
+    """Of a skill's row: the page of the pair, if there is only one."""
+    verdicts = [v for v in record.result["verdicts"] if v["task"] == task]
+    if len(names) != 2 or len(verdicts) != 1:
+        return ""
+    pair = pair_link(f"/comparisons/{record.id}", task, verdicts[0]["first"], verdicts[0]["second"])
+    return f"{pair}&{urlencode({'by': label, 'group': value})}#items"
 
 
 def _cell(mean: float, top: float, tinted: bool) -> dict[str, Any]:

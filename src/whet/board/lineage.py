@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from urllib.parse import quote
 
@@ -26,8 +26,11 @@ COLOURS = {
     "export": "#15803d",
     OUTSIDE: "#1d2733",
 }
-WIDE, HIGH, APART, BELOW = 150, 42, 210, 62
+WIDE, HIGH, APART, BELOW = 150, 42, 202, 62
 """Of a box, and from one to the next."""
+
+DARK, PALE = "#8090a0", "#c3cbd4"
+"""Of an arrow, and of one from a model that was tried and not used."""
 
 Edge = tuple[str, str]
 
@@ -44,11 +47,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes by identity, and edges from what is read to what is made. ``left_out``: nodes that were too many."""
+    """Nodes by identity, and edges from what is read to what is made.
+
+    ``left_out``: nodes that were too many. ``weights``: of the edges into an edit of several models, where its receipt tells; 0 of a
+    model that it tried and did not use.
+    """
 
     nodes: Mapping[str, Node]
     edges: frozenset[Edge]
     left_out: int = 0
+    weights: Mapping[Edge, float] = field(default_factory=dict)
 
 
 def graph_of(steps: Sequence[Step], outside: str = "model") -> Graph:
@@ -57,14 +65,27 @@ def graph_of(steps: Sequence[Step], outside: str = "model") -> Graph:
     for step in steps:
         known = nodes.get(step.identity, Node(step.identity, step.name, step.section))
         nodes[step.identity] = replace(known, runs=(*known.runs, step.run))
-    edges = set()
+    edges: set[Edge] = set()
+    weights: dict[Edge, float] = {}
     for step in steps:
-        for field, source in step.inputs.items():
-            if source not in nodes and _is_model(field):
+        for place, source in step.inputs.items():
+            if source not in nodes and _is_model(place):
                 nodes[source] = Node(source, outside, OUTSIDE)
-            if source in nodes and source != step.identity and not field.startswith("against."):
+            if source in nodes and source != step.identity and not place.startswith("against."):
                 edges.add((source, step.identity))
-    return Graph(nodes, frozenset(edges))
+        weights |= {(source, step.identity): weight for source, weight in _weights(step).items()}
+    return Graph(nodes, frozenset(edges), weights=weights)
+
+
+def _weights(step: Step) -> dict[str, float]:
+    """Source -> weight of the models that an edit of several read."""
+    names = step.settings.get("models") or ()
+    told = dict(zip(step.receipt.get("models") or (), step.receipt.get("weights") or ()))
+    if len(names) < 2 or not told:
+        return {}
+    rest = 0.0 if "ingredients" in step.receipt else None
+    found = {step.inputs.get(f"models.{index}"): told.get(name, rest) for index, name in enumerate(names)}
+    return {source: float(weight) for source, weight in found.items() if source is not None and weight is not None}
 
 
 def around(whole: Graph, identity: str) -> Graph:
@@ -74,17 +95,21 @@ def around(whole: Graph, identity: str) -> Graph:
     kept = list(dict.fromkeys(kept))
     shown = set(kept[:MOST])
     edges = {(a, b) for a, b in whole.edges if a in shown and b in shown}
-    return Graph({i: whole.nodes[i] for i in kept[:MOST]}, frozenset(edges), len(kept) - len(shown))
+    return Graph({i: whole.nodes[i] for i in kept[:MOST]}, frozenset(edges), len(kept) - len(shown), whole.weights)
 
 
 def draw(graph: Graph, chosen: str = "") -> str:
     """The graph as SVG, from left to right; boxes lead to their own pages."""
     columns = _columns(graph)
     places = {i: (16 + APART * c, 16 + BELOW * r) for c, column in enumerate(columns) for r, i in enumerate(column)}
-    out = [_arrow(places[a], places[b]) for a, b in sorted(graph.edges)]
+    out = [_arrow(places[a], places[b], graph.weights.get((a, b))) for a, b in sorted(graph.edges)]
     out += [_box(graph.nodes[i], place, i == chosen) for i, place in places.items()]
     width = 32 + WIDE + APART * (len(columns) - 1)
     height = 32 + HIGH + BELOW * (max(map(len, columns), default=1) - 1)
+    if any(graph.weights.get(edge) == 0 for edge in graph.edges):
+        width, height = max(width, 180), height + 18
+        out.append(f'<path d="M16 {height - 12} h34" stroke="{PALE}" stroke-width="1.4" stroke-dasharray="5 4"/>')
+        out.append(figures.text(58, height - 8, "tried, not used", size=12, colour=figures.FAINT))
     return figures.svg(width, height, out, "lineage")
 
 
@@ -132,13 +157,15 @@ def _columns(graph: Graph) -> list[list[str]]:
     return columns
 
 
-def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+def _arrow(start: tuple[int, int], end: tuple[int, int], weight: float | None) -> str:
     (x0, y0), (x1, y1) = (start[0] + WIDE, start[1] + HIGH // 2), (end[0], end[1] + HIGH // 2)
     bend = (x1 - x0) // 2 if x1 - x0 < APART else 40
-    return (
-        f'<path d="M{x0} {y0} C{x0 + bend} {y0} {x1 - bend} {y1} {x1 - 5} {y1}" fill="none" stroke="#9aa7b5" stroke-width="1.4"/>'
-        f'<path d="M{x1 - 7} {y1 - 4} L{x1} {y1} L{x1 - 7} {y1 + 4} Z" fill="#9aa7b5"/>'
-    )
+    colour, dashes = (PALE, ' stroke-dasharray="5 4"') if weight == 0 else (DARK, "")
+    line = f'd="M{x0} {y0} C{x0 + bend} {y0} {x1 - bend} {y1} {x1 - 5} {y1}" fill="none" stroke="{colour}" stroke-width="1.4"'
+    head = f'<path d="M{x1 - 7} {y1 - 4} L{x1} {y1} L{x1 - 7} {y1 + 4} Z" fill="{colour}"/>'
+    beside = y0 - 5 if y1 >= y0 else y0 + 14
+    label = figures.text(x0 + 5, beside, f"× {weight:.3g}", size=11, colour=figures.FAINT) if weight else ""
+    return f"<path {line}{dashes}/>{head}{label}"
 
 
 def _box(node: Node, place: tuple[int, int], chosen: bool) -> str:

@@ -2,52 +2,71 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whet.board.records import Records
+from whet.errors import WhetError
+from whet.recipe_order import LONGEST_NAME
 from whet.recipe_steps import SECTIONS
 from whet.run import figures
-from whet.run.ledger import Run
+from whet.run.compare.plan import VALIDATION, Asked
+from whet.run.compare.variants import make_variants
+from whet.run.ledger import ComparisonRecord, Run
 from whet.run.progress import read_progress
 from whet.run.show import number
 
-POINTS = 600
-"""Points of a curve that are drawn."""
 
-
-def under_way(records: Records, run: str | None = None) -> list[dict[str, Any]]:
-    """One entry per running step, of one run or of all; a run between two steps has one without a curve."""
-    known = [records.run(r.id) for r in records.runs(50, status="running") if run in (None, r.id)]
+def under_way(records: Records, run: str | None = None, comparison: str | None = None) -> list[dict[str, Any]]:
+    """One entry per running step, of one run, of a comparison's or of all; a run between two steps has one without a curve."""
+    asked = [r for r in records.runs(50, status="running") if run in (None, r.id)]
+    if comparison:
+        record = records.comparison(comparison)
+        asked = belonging(asked, record) if record else []
+    known = [records.run(r.id) for r in asked]
     return [entry for r in known if r is not None and records.status(r) == "running" for entry in _entries(records, r)]
 
 
-def curve(points: Sequence[Mapping[str, Any]], width: int = 860, height: int = 220) -> str:
-    """A figure of loss (for rollouts, of the reward) over steps; empty with fewer than two points."""
-    taken = thinned(points)
-    if len(taken) < 2:
+def belonging(runs: Sequence[Run], comparison: ComparisonRecord) -> list[Run]:
+    """Those runs that are a comparison's, by name and time: an unfinished comparison has no list of its runs."""
+    names = {_run_name(f"{comparison.name}-{name}") for name in _variants(comparison)}
+    until = comparison.finished or dt.datetime.now(dt.timezone.utc)
+    return [run for run in runs if run.recipe in names and comparison.started <= run.started <= until]
+
+
+def _run_name(text: str) -> str:
+    """What a variant's runs are called."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:LONGEST_NAME]
+
+
+def progress(records: Records, comparison: ComparisonRecord) -> str:
+    """``n of m runs done`` of a comparison under way; empty of any other. Runs that only tune are not counted."""
+    if records.status(comparison) != "running":
         return ""
-    name = "reward" if any("reward" in _values(p) for p in taken) else "loss"
-    ys = [float(_values(p).get(name, float("nan"))) for p in taken]
-    return figures.curves([(name, [float(p["step"]) for p in taken], ys)], "step", width, height)
+    own = {run.id for run in belonging(records.runs(1000, status="done"), comparison)}
+    # Trials measure on validation rows alone, and what only spends a budget beforehand does not measure.
+    judged = {step.run for step in records.steps(own) if step.section == "measure" and step.name != VALIDATION}
+    seeds = (comparison.document.get("compare") or {}).get("seeds", Asked.seeds)
+    variants, number = len(_variants(comparison)), len(seeds) if isinstance(seeds, list) else seeds
+    return f"{len(judged)} of {number * variants} runs done" if variants and isinstance(number, int) else ""
 
 
-def thinned(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most about :data:`POINTS` of the points, the last one always."""
-    stride = -(-len(points) // POINTS) or 1
-    taken = list(points[::stride])
-    return taken if not points or taken[-1] is points[-1] else [*taken, points[-1]]
-
-
-def _values(point: Mapping[str, Any]) -> dict[str, Any]:
-    return {**(point.get("terms") or {}), **point}
+def _variants(comparison: ComparisonRecord) -> list[str]:
+    document = comparison.document
+    asked = document.get("compare") or {}
+    try:
+        return [v.name for v in make_variants(document, asked.get("vary") or {}, asked.get("variants") or {})]
+    except WhetError:
+        return []
 
 
 def _entries(records: Records, run: Run) -> list[dict[str, Any]]:
     of = sum(len(run.document.get(section) or ()) for section in SECTIONS)
     finished = sum(step.status in ("done", "reused") and step.section != "base" for step in run.steps)
-    head = {"run": run.id, "recipe": run.recipe, "finished": finished, "of": of}
+    head = {"run": run.id, "recipe": run.recipe, "seed": run.seed, "finished": finished, "of": of}
     blank = {"step": "", "section": "", "at": 0, "steps": None, "facts": "", "figure": ""}
     entries = []
     for step in run.steps:
@@ -71,7 +90,7 @@ def _progress(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     silent = time.time() - last["at"]
     if silent > 60:
         facts.append(f"last sign {_duration(silent)} ago")
-    return {"at": done, "steps": last["steps"], "facts": " · ".join(facts), "figure": curve(points)}
+    return {"at": done, "steps": last["steps"], "facts": " · ".join(facts), "figure": figures.training(points, 860, 220)}
 
 
 def _duration(seconds: float) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from whet.board import comparing, lineage, live
 from whet.board.records import Records
 from whet.errors import RecipeError
-from whet.run.claims import Claim, read_claim
+from whet.run import figures
+from whet.run.claims import Claim, is_scripted, read_claim
+from whet.run.claims_show import ours
 from whet.run.comparisons import COMPARISONS, Comparison, read_comparisons
 from whet.run.ledger import ComparisonRecord, Run, StepRecord
+from whet.run.plain import as_yaml
 from whet.run.show import receipt_lines
 
 RUNS_ON_A_PAGE = 50
+
+VERDICT_KINDS = {"reproduced": "better", "contradicted at this scale": "worse"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def listed(records: Records, record: ComparisonRecord) -> dict[str, Any]:
         "status": records.status(record),
         "started": _when(record.started),
         "variants": len(record.result.get("variants", {})),
+        "progress": live.progress(records, record),
         "headlines": comparing.headlines(record),
         "error": record.result.get("error", ""),
     }
@@ -112,7 +115,7 @@ def run_page(records: Records, run: Run) -> dict[str, Any]:
         "graph": lineage.draw(lineage.graph_of(records.steps([run.id]), str(run.document.get("model", "model"))))
         if steps
         else "",
-        "document": yaml.safe_dump(json.loads(json.dumps(run.document, default=str)), sort_keys=False, width=110),
+        "document": as_yaml(run.document),
         "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
         "machine": ", ".join(f"{k}: {v}" for k, v in run.machine.items() if v),
     }
@@ -146,10 +149,11 @@ def _step(step: StepRecord, run_status: str) -> dict[str, Any]:
         "seconds": f"{float(step.cost.get('seconds', 0)):.1f}" if step.cost else "",
         "tokens": f"{int(step.cost['tokens']):,}" if step.cost.get("tokens") else "",
         "error": step.receipt.get("error", ""),
+        "formula": str(step.receipt.get("formula", "")),
         "receipt": "\n".join(receipt_lines(receipt, step.cost)) if receipt else "",
-        "settings": yaml.safe_dump(json.loads(json.dumps(step.settings, default=str)), sort_keys=False, width=110),
+        "settings": as_yaml(step.settings),
         "outputs": _outputs(step.receipt),
-        "curve": live.curve(step.receipt.get("curve") or [], 520, 180),
+        "curve": figures.training(step.receipt.get("curve") or [], 520, 180),
     }
 
 
@@ -182,40 +186,60 @@ def claims_page(claims: Claims) -> dict[str, Any]:
     return {"claims": [_claim(c) for c in claims.found], "broken": claims.broken}
 
 
-def claim_page(claim: Claim) -> dict[str, Any]:
-    """One claim in full."""
+def claim_page(records: Records, claim: Claim) -> dict[str, Any]:
+    """One claim in full, with the comparisons that tested it."""
     settings = {"comparison": claim.comparison, "judge": vars(claim.judge) if claim.judge else None}
     return {
         "claim": claim,
         "row": _claim(claim),
-        "results": [_text(result) for result in reversed(claim.results)],
-        "settings": _text(settings) if claim.comparison else "",
+        "results": [_result(result) for result in reversed(claim.results)],
+        "comparisons": [listed(records, c) for c in records.comparisons() if c.name == f"claim-{claim.paper}"],
+        "settings": as_yaml(settings) if claim.comparison else "",
     }
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
     last = claim.results[-1] if claim.results else {}
     verdict = str(last.get("verdict", "not run yet"))
-    ours = f"{last['effect']:+.3g}" if isinstance(last.get("effect"), (int, float)) else ""
-    if ours and last.get("interval"):
-        ours += " [{:+.3g}, {:+.3g}]".format(*last["interval"])
     return {
         "paper": claim.paper,
         "title": claim.title,
         "claim": claim.claim,
         "figure": claim.paper_figure,
-        "ours": ours,
+        "ours": _ours(last),
         "seeds": len(last["seeds"]) if isinstance(last.get("seeds"), list) else last.get("seeds", ""),
         "verdict": verdict,
-        "kind": {"reproduced": "better", "contradicted at this scale": "worse"}.get(verdict, "open"),
+        "kind": VERDICT_KINDS.get(verdict, "open"),
         "date": str(last.get("date", "")),
         "version": str(last.get("version", "")),
     }
 
 
-def _text(document: Any) -> str:
-    plain = json.loads(json.dumps(document, default=str))
-    return yaml.safe_dump(plain, sort_keys=False, width=110, allow_unicode=True)
+def _result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result: its verdict with the reason, its figure in a line, the arms, and all of it as YAML."""
+    verdict = str(result["verdict"])
+    if is_scripted(result):
+        arms = [(row["name"], row["mean"], row["interval"]) for row in result["result"]]
+    else:
+        kept = {f"{task}: {name}": values for task, several in result.get("kept", {}).items() for name, values in several.items()}
+        arms = [(name, value, between) for name, (value, *between) in {**result["arms"], **kept}.items()]
+    return {
+        "verdict": verdict,
+        "kind": VERDICT_KINDS.get(verdict, "open"),
+        "reason": str(result.get("reason") or result.get("note") or ""),
+        "ours": _ours(result),
+        "arms": [(name, "{:.4g} [{:.4g}, {:.4g}]".format(value, *between)) for name, value, between in arms if value is not None],
+        "date": str(result.get("date", "")),
+        "version": str(result.get("version", "")),
+        "yaml": as_yaml(result),
+    }
+
+
+def _ours(result: Mapping[str, Any]) -> str:
+    """A result's figure as the ledger of claims has it; a script may have none."""
+    if not result or (is_scripted(result) and all(row["mean"] is None for row in result["result"])):
+        return ""
+    return ours(result)
 
 
 def _when(moment: Any) -> str:

@@ -116,7 +116,7 @@ def why(names: tuple[str, str], metric: str, parted: Sequence[Group]) -> str:
     if len(parted) > 1:
         out += (
             f" The largest part comes from {largest.name}: {largest.before:.3g} became {largest.after:.3g} on {largest.n} items, "
-            f"which is {largest.share:+.3g} of {total:+.3g}."
+            f"which is {largest.share / total:.0%} of the {'gain' if better else 'loss'}."
         )
     return out
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, case, func, select, type_coerce
 from sqlalchemy.orm import load_only
 
 from whet.measure.results import read_result
 from whet.run.alive import INTERRUPTED, is_gone
 from whet.run.compare.plan import VALIDATION
 from whet.run.comparisons import RESULTS
-from whet.run.ledger import ComparisonRecord, Ledger, Run, StepRecord
+from whet.run.ledger import ComparisonRecord, Document, Ledger, Run, StepRecord
 from whet.run.manifest import MANIFEST
 from whet.run.store import Store
 
@@ -33,7 +33,7 @@ result_at = lru_cache(maxsize=64)(read_result)
 
 @dataclass(frozen=True)
 class Step:
-    """What the graphs need of a step's record."""
+    """What the graphs need of a step's record; ``settings`` and ``receipt`` of an edit alone, else empty."""
 
     run: str
     position: int
@@ -42,6 +42,8 @@ class Step:
     identity: str
     status: str
     inputs: dict[str, Any]
+    settings: Mapping[str, Any]
+    receipt: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ class Records:
             StepRecord.status,
             StepRecord.inputs,
         )
-        asked = select(*columns)
+        documents = (
+            type_coerce(case((StepRecord.section == "edit", type_coerce(d, Text)), else_="{}"), Document)
+            for d in (StepRecord.settings, StepRecord.receipt)
+        )
+        asked = select(*columns, *documents)
         with self.ledger.session() as session:
             rows = session.execute(asked if runs is None else asked.where(StepRecord.run_id.in_(runs)))
             return [Step(*row) for row in rows]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Text, and_, or_, select, type_coerce
 from sqlalchemy.sql import ColumnElement
 
+from whet.board.comparing import headlines
 from whet.board.records import Records
 from whet.run.claims import Claim
 from whet.run.ledger import ComparisonRecord, Run, StepRecord
+
+KINDS = ("claims", "comparisons", "runs", "steps")
+"""What is found, in the order in which it is shown."""
 
 MOST = 50
 """Hits of a kind."""
@@ -20,50 +24,49 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Hit:
-    """``kind``, ``title`` and ``link`` of what was found; ``around``: text before the word, the word, text after."""
+    """``kind``, ``title`` and ``link`` of what was found; ``around``: text before the word, the word, text after; ``verdict``: of a
+    claim or comparison, what came out."""
 
     kind: str
     title: str
     link: str
     around: tuple[str, str, str]
+    verdict: str = ""
 
 
 def search(records: Records, claims: Sequence[Claim], query: str) -> list[Hit]:
-    """What has every word of the query, in any of its texts; runs, steps, comparisons, claims, the newest first."""
+    """What has every word of the query, in any of its texts: the kinds in the order of :data:`KINDS`, of each the newest first."""
     words = query.split()
-    return [*_in_ledger(records, words), *_in_claims(claims, words)] if words else []
+    return [*_in_claims(claims, words), *_in_ledger(records, words)] if words else []
 
 
-def _in_ledger(records: Records, words: Sequence[str]) -> list[Hit]:
-    run_texts = (Run.id, Run.status, _text(Run.document))
-    comparison_texts = (
-        ComparisonRecord.id,
-        ComparisonRecord.status,
-        _text(ComparisonRecord.document),
-        _text(ComparisonRecord.result),
-    )
-    step_texts = (StepRecord.name, StepRecord.section, StepRecord.identity, _text(StepRecord.settings), _text(StepRecord.receipt))
-    newest = select(Run.started).where(Run.id == StepRecord.run_id).scalar_subquery()
+def _in_claims(claims: Sequence[Claim], words: Sequence[str]) -> Iterator[Hit]:
+    for claim in claims:
+        texts = (claim.paper, claim.title, claim.claim, claim.test, json.dumps(claim.results, default=str, ensure_ascii=False))
+        if all(any(word.lower() in text.lower() for text in texts) for word in words):
+            verdict = str(claim.results[-1]["verdict"]) if claim.results else "not run yet"
+            around = _around((claim.claim, claim.test), {}, words)
+            yield Hit("claims", claim.title, f"/claims/{claim.paper}", around, verdict)
+
+
+def _in_ledger(records: Records, words: Sequence[str]) -> Iterator[Hit]:
     with records.ledger.session() as session:
-        found = [
-            Hit("comparison", row[0], f"/comparisons/{row[0]}", _around(row, words))
-            for row in session.execute(
-                select(*comparison_texts)
-                .where(_every(words, comparison_texts))
-                .order_by(ComparisonRecord.started.desc())
-                .limit(MOST)
-            )
-        ]
-        found += [
-            Hit("run", row[0], f"/runs/{row[0]}", _around(row, words))
-            for row in session.execute(
-                select(*run_texts).where(_every(words, run_texts)).order_by(Run.started.desc()).limit(MOST)
-            )
-        ]
-        asked = select(StepRecord.run_id, *step_texts).where(_every(words, step_texts)).order_by(newest.desc()).limit(MOST)
-        for run, *row in session.execute(asked):
-            found.append(Hit("step", f"{row[0]} of {run}", f"/runs/{run}#{row[0]}", _around(row, words)))
-    return found
+        texts: tuple[Any, ...] = tuple(map(_text, (ComparisonRecord.document, ComparisonRecord.result)))
+        found = _every(words, (ComparisonRecord.id, ComparisonRecord.status, *texts))
+        for c in session.scalars(select(ComparisonRecord).where(found).order_by(ComparisonRecord.started.desc()).limit(MOST)):
+            verdict = " ".join(h["text"] for h in headlines(c)[:1])
+            around = _about(c.document, words)
+            yield Hit("comparisons", c.id, f"/comparisons/{c.id}", around, verdict or records.status(c))
+        found = _every(words, (Run.id, Run.status, _text(Run.document)))
+        for run in session.scalars(select(Run).where(found).order_by(Run.started.desc()).limit(MOST)):
+            around = _about(run.document, words)
+            yield Hit("runs", run.id, f"/runs/{run.id}", around)
+        texts = (StepRecord.name, StepRecord.section, StepRecord.identity)
+        found = _every(words, (*texts, _text(StepRecord.settings), _text(StepRecord.receipt)))
+        asked = select(StepRecord, Run.started).join(Run, Run.id == StepRecord.run_id).where(found)
+        for step, _ in session.execute(asked.order_by(Run.started.desc()).limit(MOST)):
+            around = _around((), {**step.settings, **step.receipt}, words)
+            yield Hit("steps", f"{step.name} of {step.run_id}", f"/runs/{step.run_id}#{step.name}", around)
 
 
 def _text(column: Any) -> ColumnElement[str]:
@@ -81,26 +84,32 @@ def _forms(word: str) -> set[str]:
     return {word} | {json.dumps(form)[1:-1] for form in (word, word.lower(), word.capitalize(), word.upper())}
 
 
-def _in_claims(claims: Sequence[Claim], words: Sequence[str]) -> list[Hit]:
-    found = []
-    for claim in claims:
-        texts = (claim.paper, claim.title, claim.claim, claim.test, json.dumps(claim.results, default=str, ensure_ascii=False))
-        if all(any(word.lower() in text.lower() for text in texts) for word in words):
-            found.append(Hit("claim", claim.paper, f"/claims/{claim.paper}", _around(texts, words)))
-    return found
+def _about(document: Mapping[str, Any], words: Sequence[str]) -> tuple[str, str, str]:
+    """Of a recipe: its description or a setting; its name stands in the title."""
+    return _around((document.get("about", ""),), {k: v for k, v in document.items() if k not in ("name", "about")}, words)
 
 
-def _around(texts: Sequence[str], words: Sequence[str]) -> tuple[str, str, str]:
-    """The first word where it occurs first."""
+def _around(descriptions: Sequence[str], document: Mapping[str, Any], words: Sequence[str]) -> tuple[str, str, str]:
+    """The first word where it occurs first: in a description, else in a setting, else nowhere and the description begins."""
     word = words[0].lower()
-    for text in map(_readable, texts):
+    for text in (*descriptions, *_settings(document)):
         at = text.lower().find(word)
         if at >= 0:
-            end = at + len(word)
-            return text[max(0, at - 60) : at], text[at:end], text[end : end + 90]
-    return "", "", ""
+            end, start = at + len(word), max(0, at - 60)
+            rest = "…" if end + 90 < len(text) else ""
+            return ("…" if start else "") + text[start:at], text[at:end], text[end : end + 90] + rest
+    first = next(filter(None, descriptions), "")
+    return first[:150] + ("…" if len(first) > 150 else ""), "", ""
 
 
-def _readable(text: str) -> str:
-    """A document without JSON's escapes; any other text as it is."""
-    return json.dumps(json.loads(text), ensure_ascii=False) if text.startswith("{") else text
+def _settings(value: Any, path: str = "") -> Iterator[str]:
+    """Every field of a document as ``path: value``.
+
+    >>> list(_settings({"train": [{"name": "sft", "lr": 0.1}]}))
+    ['train.0.name: sft', 'train.0.lr: 0.1']
+    """
+    if isinstance(value, (Mapping, list)):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _settings(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield f"{path}: {value}"

@@ -1,4 +1,4 @@
-"""What a select or synthesize part may use besides the data."""
+"""What a select, label or synthesize part may use besides the data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from whet.workers import blocks
 if TYPE_CHECKING:
     from whet.model import Model
 
+    Trainer = Callable[[Model, Any, Mapping[str, Any], int], tuple[Model, Mapping[str, float]]]
+
 
 @dataclass(frozen=True)
 class Context:
     """The model to work with (if any), a model to hold it against, the seed of every random draw, and the receipt that the part
-    fills with plain data. ``cost`` holds the tokens and FLOPs of the part's own passes (:meth:`spend`).
+    fills with plain data. ``cost`` holds what the part's own passes (:meth:`spend`) and runs (:meth:`trained`) took. ``trainer``
+    fine-tunes a model on rows: (model, rows, settings, seed) -> the trained model and its cost.
     """
 
     model: Model | None = None
@@ -28,6 +31,7 @@ class Context:
     receipt: dict[str, Any] = field(default_factory=dict)
     reference: Model | None = None
     cost: dict[str, float] = field(default_factory=dict)
+    trainer: Trainer | None = None
 
     def need_model(self, part: str) -> Model:
         """The model.
@@ -53,6 +57,19 @@ class Context:
         """Counts tokens that a model has read or written for this part."""
         self.cost["tokens"] = self.cost.get("tokens", 0) + tokens
         self.cost["flops"] = self.cost.get("flops", 0.0) + 2.0 * model.parameters * tokens
+
+    def trained(self, part: str, rows: Any, settings: Mapping[str, Any], seed: int) -> Model:
+        """A copy of the model, fine-tuned on the rows' replies with the fields of a train step; its cost is counted.
+
+        Raises:
+            RecipeError: nothing here can train.
+        """
+        if self.trainer is None:
+            raise RecipeError(f"{part} trains models and can only be used in a recipe's data step")
+        model, cost = self.trainer(self.need_model(part), rows, settings, seed)
+        for unit, amount in cost.items():
+            self.cost[unit] = self.cost.get(unit, 0) + amount
+        return model
 
     def map_blocks(
         self,

@@ -65,26 +65,36 @@ def prepare(
     for number, row in enumerate(dataset):
         digest.update(row_hash(row).encode())
         examples = examples_of(format, row, tokenizer, number, vocabulary)
-        longest = max(map(len, examples), default=0)
-        tokens = sum(map(len, examples))
         fitting = [examples]
-        if longest > max_length:
+        if (longest := _longest(examples)) > max_length:
             overlong_rows.append(f"row {number}: {longest} tokens")
             fitting = _fit(examples, max_length, overlong, number)
         kept = [unit for unit in map(_with_targets, fitting) if unit]
-        count["rows_in"] += 1
-        count["rows_out" if kept else "rows_dropped"] += 1
-        count["rows_without_target"] += bool(fitting) and not kept
-        count["tokens_in"] += tokens
-        # Windows share a token with the one before, which is not counted twice.
-        count["tokens_dropped"] += tokens - _tokens(kept) + (_tokens(fitting) - tokens if overlong == "chunk" and fitting else 0)
-        count["longest"] = max(count["longest"], longest)
+        _count(count, examples, fitting, kept)
         units += [[replace(example, unit=len(units) + i) for example in unit] for i, unit in enumerate(kept)]
     if not units:
         raise DataError(_nothing_left(count, len(overlong_rows), max_length))
     settings = {"max_length": max_length, "overlong": overlong}
     lost = {"rows_overlong": len(overlong_rows), "overlong_rows": overlong_rows[:SHOWN]}
     return units, {**count, **lost, **_totals(units, tokenizer), **settings, "data": digest.hexdigest()[:16]}
+
+
+def _count(
+    count: dict[str, int], examples: Sequence[Example], fitting: Sequence[Sequence[Example]], kept: Sequence[Sequence[Example]]
+) -> None:
+    """Adds a row: its examples, the units that they became, and those of them that are kept."""
+    tokens = _tokens([examples])
+    count["rows_in"] += 1
+    count["rows_out" if kept else "rows_dropped"] += 1
+    count["rows_without_target"] += bool(fitting) and not kept
+    count["tokens_in"] += tokens
+    # Windows share a token with the one before, which is not counted twice; only they have more tokens than the row.
+    count["tokens_dropped"] += tokens - _tokens(kept) + max(0, _tokens(fitting) - tokens)
+    count["longest"] = max(count["longest"], _longest(examples))
+
+
+def _longest(examples: Sequence[Example]) -> int:
+    return max(map(len, examples), default=0)
 
 
 def examples_of(
@@ -140,7 +150,7 @@ def _window(example: Example, start: int, end: int) -> Example:
 
 def _fit(examples: list[Example], max_length: int, overlong: Overlong, number: int) -> list[list[Example]]:
     """The units that a unit with an overlong example becomes: none, itself cut, or one for each window."""
-    longest = max(map(len, examples))
+    longest = _longest(examples)
     if overlong == "drop":
         return []
     if overlong == "truncate":

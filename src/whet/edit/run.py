@@ -10,7 +10,7 @@ from typing import Any
 from whet import parts
 from whet.edit.job import SHARD_BYTES, MergeJob
 from whet.errors import ModelError
-from whet.model import BUNDLED, Model, load_model
+from whet.model import Model, load_model, resolve
 
 Reference = Model | Path | str
 
@@ -66,6 +66,5 @@ def _folder(reference: Reference, spare: Path) -> Path:
         return reference.save(spare / Path(reference.name).name)
     if Path(reference).is_dir():
         return Path(reference)
-    if "/" not in str(reference) and (BUNDLED / str(reference) / "config.json").is_file():
-        return BUNDLED / str(reference)
-    return _folder(load_model(reference, device="cpu"), spare)
+    found = Path(resolve(reference)[0])
+    return found if found.is_dir() else _folder(load_model(reference, device="cpu"), spare)

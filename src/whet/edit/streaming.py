@@ -7,36 +7,25 @@ weights, float64 for float32), so that merging a model with itself gives back it
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from whet.edit.folders import (
-    check_alike,
-    check_related,
-    config_differences,
-    copy_side_files,
-    folder_hash,
-    lineage_of,
-    open_checkpoint,
-    template_of,
-)
+from whet.edit.folders import check_alike, check_related, copy_side_files, lineage_of, open_checkpoint
 from whet.edit.job import MergeJob, names_of
+from whet.edit.receipt import Tally, arithmetic_of, receipt_of, write_lineage
 from whet.edit.tensors import Checkpoint, Entry, write_checkpoint
 from whet.errors import ModelError
-from whet.model import LINEAGE_FILE
 
 STRETCH = 1 << 17
 """Elements that an elementwise edit sees at a time: in float32 they fit a core's cache, where one thread is faster than several
@@ -92,17 +81,6 @@ def _finite(tensor: Tensor) -> bool:
 Combine = Callable[[Slot], Tensor]
 
 
-@dataclass
-class Tally:
-    """Counts of one pass, for the receipt."""
-
-    merged: int = 0
-    copied: list[str] = field(default_factory=list)
-    differing_buffers: list[str] = field(default_factory=list)
-    change: float = 0.0
-    norm: float = 0.0
-
-
 def run_job(
     merge: MergeJob,
     combine: Combine,
@@ -134,17 +112,12 @@ def run_job(
     checkpoints, ancestor, cosines = _open_all(merge)
     output = Path(merge.output)
     _refuse_output(output, merge)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    parents = [*([ancestor] if ancestor else []), *checkpoints]
-    hashing = ThreadPoolExecutor(1)
-    try:
-        lineages = [hashing.submit(lineage_of, parent.folder) for parent in parents]
+    with _appearing(output) as folder, _lineages([*([ancestor] if ancestor else []), *checkpoints]) as lineages:
         with _one_thread() if elementwise else nullcontext():
-            tally, written, digest = _pass(merge, checkpoints, ancestor, combine, aside, elementwise)
-        copy_side_files(checkpoints[0].folder, aside, (ancestor or checkpoints[0]).dtype)
+            tally, written, digest = _pass(merge, checkpoints, ancestor, combine, folder, elementwise)
+        copy_side_files(checkpoints[0].folder, folder, (ancestor or checkpoints[0]).dtype)
         receipt = {
-            **_receipt(tally, checkpoints, ancestor, Checkpoint(aside)),
+            **receipt_of(tally, checkpoints, ancestor, Checkpoint(folder)),
             **written,
             "settings": dict(settings),
             "formula": formula,
@@ -155,15 +128,33 @@ def run_job(
             "seconds": round(time.perf_counter() - started, 3),
             **extra(),
         }
-        _write_lineage(aside, output.name, [lineage.result() for lineage in lineages], receipt, digest)
+        write_lineage(folder, output.name, [lineage.result() for lineage in lineages], receipt, digest)
+    return receipt
+
+
+@contextmanager
+def _appearing(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` that takes its place if nothing goes wrong, and else leaves no trace."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield aside
         aside.chmod(0o755)
         if output.exists():
             output.rmdir()
         aside.replace(output)
     finally:
-        hashing.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(aside, ignore_errors=True)
-    return receipt
+
+
+@contextmanager
+def _lineages(parents: Sequence[Checkpoint]) -> Iterator[list[Future[dict[str, Any]]]]:
+    """The parents' entries for ``whet.json``, whose hashes are computed while the tensors are merged."""
+    hashing = ThreadPoolExecutor(1)
+    try:
+        yield [hashing.submit(lineage_of, parent.folder) for parent in parents]
+    finally:
+        hashing.shutdown(wait=False, cancel_futures=True)
 
 
 def open_models(merge: MergeJob) -> tuple[list[Checkpoint], Checkpoint | None]:
@@ -182,10 +173,6 @@ def slots(checkpoints: Sequence[Checkpoint], ancestor: Checkpoint | None) -> Ite
     for name, entry in (ancestor or checkpoints[0]).entries.items():
         if entry.dtype.is_floating_point:
             yield Slot(name, entry.shape, arithmetic_of(entry.dtype), ancestor, checkpoints)
-
-
-def arithmetic_of(stored: torch.dtype) -> torch.dtype:
-    return torch.float32 if stored.itemsize <= 2 else torch.float64
 
 
 def _open_all(merge: MergeJob) -> tuple[list[Checkpoint], Checkpoint | None, list[float]]:
@@ -254,47 +241,3 @@ def _copy(name: str, reference: Checkpoint, checkpoints: Sequence[Checkpoint], t
     if any(not torch.equal(tensor, c[name]) for c in checkpoints):
         tally.differing_buffers.append(name)
     return tensor
-
-
-def _receipt(tally: Tally, checkpoints: Sequence[Checkpoint], ancestor: Checkpoint | None, result: Checkpoint) -> dict[str, Any]:
-    everyone = [*([ancestor] if ancestor else []), *checkpoints]
-    first, stored = checkpoints[0].folder.name, {c.folder.name: _short(c.dtype) for c in everyone}
-    notes = []
-    if len({c.dtype for c in everyone}) > 1:
-        notes.append(f"stored dtypes differ ({stored}); the result has {_short(result.dtype)}")
-    if len({template_of(c.folder) for c in everyone}) > 1:
-        notes.append(f"chat templates differ; the result carries that of {first}")
-    differences = config_differences(everyone)
-    if differences:
-        notes.append(f"configurations differ; the result carries that of {first}")
-    return {
-        "tensors_merged": tally.merged,
-        "tensors_copied": tally.copied,
-        "buffers_that_differed": tally.differing_buffers,
-        "tied": dict(result.tied),
-        "changed_keys": sorted({name for c in everyone for name in c.dropped}),
-        "changed_shapes": [n for n, e in result.entries.items() if any(e.shape != c.entries[n].shape for c in everyone)],
-        "config_differences": differences,
-        "dtype": {"stored": _short(result.dtype), "arithmetic": _short(arithmetic_of(result.dtype))},
-        "relative_change": math.sqrt(tally.change / tally.norm) if tally.norm else 0.0,
-        "notes": notes,
-    }
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _write_lineage(
-    folder: Path, name: str, parents: Sequence[Mapping[str, Any]], receipt: Mapping[str, Any], digest: str | None
-) -> None:
-    template = template_of(folder)
-    lineage = {
-        "parents": list(parents),
-        "step": {"edit": receipt["settings"], "formula": receipt["formula"], "weights": receipt["weights"]},
-        "receipts": [dict(receipt)],
-        "name": name,
-        "weights": digest or folder_hash(folder),
-        "template": hashlib.sha256(template.encode()).hexdigest()[:16] if template else None,
-    }
-    (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1, default=str), encoding="utf-8")

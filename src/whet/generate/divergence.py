@@ -68,6 +68,30 @@ def divergences(model: Model, reference: Model, examples: Sequence[Example], bat
     return [d for d in found if d is not None]
 
 
+def error_norms(model: Model, examples: Sequence[Example], batch_tokens: int = 8192) -> list[float]:
+    """The mean over each example's trained tokens of ``||softmax - onehot||_2``, between 0 and sqrt(2).
+
+    Args:
+        model: a causal model.
+        examples: token sequences, each with at least one trained token.
+        batch_tokens: positions of one forward pass.
+
+    Raises:
+        ModelError: a prediction is not finite.
+    """
+    found = [0.0] * len(examples)
+    with evaluation(model.network):
+        for numbers in _batches(examples, batch_tokens, int(model.config.get_text_config().vocab_size)):
+            batch = [examples[i] for i in numbers]
+            probabilities = _log_distributions(model, batch).exp()
+            targets = [token for e in batch for token, t in zip(e.input_ids, e.trained) if t]
+            probabilities[torch.arange(len(targets)), torch.tensor(targets, device=probabilities.device)] -= 1.0
+            norms = probabilities.norm(dim=-1).split([e.trained_tokens for e in batch])
+            for number, own in zip(numbers, norms):
+                found[number] = float(own.mean())
+    return found
+
+
 def refuse_other_vocabulary(model: Model, reference: Model) -> None:
     """Raises ModelError if two models' tokens do not mean the same."""
     if model.tokenizer.get_vocab() != reference.tokenizer.get_vocab():

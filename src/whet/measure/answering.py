@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from whet.measure.metrics.accuracy import accuracy
 from whet.measure.metrics.brier import brier
 from whet.measure.metrics.calibration_error import calibration_error
 from whet.measure.metrics.pass_at_k import pass_at_k
+from whet.measure.metrics.style_vs_skill import KINDS, error_of, error_shares, score_of, style_vs_skill
 from whet.measure.outcome import Estimate, Outcome, TaskResult
 from whet.measure.rows import labels_of
 
@@ -30,6 +32,12 @@ def refuse_many_tries(pass_at: Sequence[int], samples: int) -> None:
         )
 
 
+def answer_metrics(pass_at: Sequence[int], errors: bool = False) -> tuple[str, ...]:
+    """The names of what :func:`answer_result` estimates over all examples."""
+    kinds = [score_of(kind) for kind in KINDS if errors]
+    return ("accuracy", *(f"pass@{k}" for k in pass_at), *kinds, "brier", "calibration_error")
+
+
 def _marked_answer(row: Mapping[str, Any], completion: str) -> str | None:
     return final_answer(completion)
 
@@ -41,13 +49,16 @@ def answer_result(
     pass_at: Sequence[int],
     extract: Callable[[Mapping[str, Any], str], str | None] = _marked_answer,
     rule: str = EXTRACTOR,
+    *,
+    errors: bool = False,
 ) -> TaskResult:
     """Scores completions and estimates accuracy (also by group), pass@k, Brier score and calibration error.
 
     ``extract`` gives what is shown as a completion's answer (``None``: nothing found), by the rule named ``rule``.
+    ``errors`` also tells errors of form from errors of reasoning, see the metric ``style-vs-skill``.
     """
     scores, scoring = written.scored(reward)
-    outcomes = tuple(_outcome(written, i, samples, extract) for i, samples in enumerate(scores))
+    outcomes = tuple(_outcome(written, i, samples, extract, errors) for i, samples in enumerate(scores))
     answered = zip(written.drawn.rows, written.completions, scores)
     every = [(row, c, s) for row, group, samples in answered for c, s in zip(group, samples)]
     unparsable = sum(s == 0 and extract(row, c.text) is None for row, c, s in every)
@@ -64,8 +75,15 @@ def answer_result(
             "policy for unparsable": "scored 0 and kept in the average",
             "scoring": dict(scoring),
             "baselines": baselines(written.drawn.rows, reward),
+            **({"first wrong step": _first_wrong(every)} if errors else {}),
         },
     )
+
+
+def _first_wrong(every: Sequence[tuple[Mapping[str, Any], Any, float]]) -> dict[str, int]:
+    """How many completions went wrong first at each step, of those whose error is a step."""
+    found = [error_of(completion.text, row["states"], score >= 1) for row, completion, score in every]
+    return {str(step): n for step, n in sorted(Counter(e[1] for e in found if e and e[0] == "step").items())}
 
 
 def _estimates(outcomes: Sequence[Outcome], by: Sequence[str], pass_at: Sequence[int]) -> dict[str, Estimate]:
@@ -73,17 +91,25 @@ def _estimates(outcomes: Sequence[Outcome], by: Sequence[str], pass_at: Sequence
         "accuracy": accuracy,
         **{f"pass@{k}": partial(pass_at_k, k=k) for k in pass_at},
     }
+    if outcomes and score_of("format") in outcomes[0].scores:
+        metrics = {**metrics, **{score_of(kind): partial(style_vs_skill, kind=kind) for kind in KINDS}}
     return {**by_groups(outcomes, metrics, by), "brier": brier(outcomes), "calibration_error": calibration_error(outcomes)}
 
 
 def _outcome(
-    written: Written, index: int, samples: Sequence[float], extract: Callable[[Mapping[str, Any], str], str | None]
+    written: Written,
+    index: int,
+    samples: Sequence[float],
+    extract: Callable[[Mapping[str, Any], str], str | None],
+    errors: bool,
 ) -> Outcome:
     row, group = written.drawn.rows[index], written.completions[index]
     first = group[0] if group else None
     scores: dict[str, float] = {"confidence": 0.0, "first": samples[0]}
     if first is not None:
         scores |= {"confidence": confidence(first), "ended": float(first.finish != "length"), "tokens": float(len(first.ids))}
+    if errors:
+        scores |= error_shares([c.text for c in group] or [""], row.get("states"), [s >= 1 for s in samples])
     return Outcome(
         id=written.drawn.ids[index],
         score=sum(samples) / len(samples),

@@ -16,6 +16,7 @@ from whet.measure.statistics import mean_interval, wilson
 
 LOWER_IS_BETTER = frozenset(
     {"perplexity", "bits_per_byte", "nll", "brier", "calibration_error", "negative_flips", "negative_mc_flips", "regression"}
+    | {"format_error", "step_error", "other_error"}
 )
 _KEY = re.compile(r"(?P<metric>.*?)\[(?P<label>[^=\]]+)=(?P<value>.*)\]")
 

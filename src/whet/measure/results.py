@@ -163,6 +163,7 @@ def _notes(results: Sequence[TaskResult]) -> list[str]:
             notes.append(
                 f"not comparable: {other.model} was measured under other conditions than {results[0].model} ({', '.join(found)})"
             )
+    notes += [f"{r.model}: {line}" for r in results for line in r.receipt.get("calibration", {}).get("says", ())]
     for name, value in results[0].receipt.get("baselines", {}).items():
         notes.append(f"baseline {name}: {value:.3f}")
     return notes

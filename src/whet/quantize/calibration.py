@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from whet.errors import DataError
+from whet.model import Model
+
+LONGEST = 2048
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,15 @@ def refuse_small(calibration: CalibrationSet, widths: Mapping[str, int]) -> None
         )
 
 
-def split_held_out(rows: Sequence[Sequence[int]], held_out: int) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
-    """The last rows (``held_out`` of them, at most a quarter of all) are kept back."""
-    kept = min(held_out, len(rows) // 4)
-    return list(rows[: len(rows) - kept]), list(rows[len(rows) - kept :])
+def draw(rows: Sequence[Sequence[int]], count: int, held_out: int, seed: int) -> CalibrationSet:
+    """``count`` rows and ``held_out`` further ones, drawn without replacement; at most a quarter of those drawn is held out."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    taken = [rows[i] for i in order[: count + held_out]]
+    used = len(taken) - min(held_out, len(taken) // 4)
+    receipt = {"rows_left_over": len(rows) - len(taken), "rows_used": used, "rows_held_out": len(taken) - used}
+    return CalibrationSet(taken[:used], taken[used:], receipt)
+
+
+def row_length(model: Model, length: int) -> int:
+    """Tokens of a row: ``length``, or for 0 the model's context, at most 2048."""
+    return length or min(model.context or LONGEST, LONGEST)

@@ -50,21 +50,6 @@ class Compensator(Protocol):
     true_sequential: bool
 
 
-def code_matrix(
-    weight: Tensor,
-    hessian: Tensor | None,
-    plan: BitPlan,
-    grid: Grid,
-    rounding: Rounding,
-    compensate: Any,
-    *,
-    scale_dtype: torch.dtype = torch.float16,
-    name: str = "weight",
-) -> tuple[QuantizedLinear, dict[str, Any]]:
-    """:func:`code_matrices` for a single matrix."""
-    return code_matrices({name: weight}, hessian, plan, grid, rounding, compensate, scale_dtype=scale_dtype)[name]
-
-
 def code_matrices(
     weights: Mapping[str, Tensor],
     hessian: Tensor | None,

@@ -58,8 +58,13 @@ class Hessian:
         """
         if not self.tokens:
             raise ModelError(f"layer {self.name!r} saw no calibration token; give more calibration rows or add it to skip")
-        upper = self._sum.triu().double().mul_(2.0 / self.tokens)
-        return upper + upper.triu(1).T
+        full = self._sum.double().mul_(2.0 / self.tokens)
+        for start in range(0, len(full), BLOCK):
+            stop = start + BLOCK
+            square = full[start:stop, start:stop]
+            square.copy_(square.triu() + square.triu(1).T)
+            full[stop:, start:stop] = full[start:stop, stop:].T
+        return full
 
 
 @contextmanager

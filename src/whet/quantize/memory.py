@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from whet.errors import RecipeError
 from whet.quantize.blocks import find_blocks, linears, weight_of
 
 BATCH_TOKENS = 2048
 """Calibration tokens in one forward pass of a block: larger passes were no faster on a processor and take more memory."""
-HELD_SHARE = 0.005
-"""Share of the free memory that forward passes waiting inside a block may take; they save about a tenth of the time."""
 
 
 def forecast_memory(network: Any, tokens: int) -> dict[str, int]:
-    """Bytes that quantizing will need beside the network and its copy, for that many calibration tokens.
+    """Bytes that quantizing will need beside the network, for that many calibration tokens.
 
     ``activations``: one hidden state per token, twice for the batch under way; ``hessians``: one block's, in float64, one
     for each layer (an upper bound, as layers that share an input share it).
@@ -32,20 +27,6 @@ def forecast_memory(network: Any, tokens: int) -> dict[str, int]:
     inputs = [int(weight_of(layer).shape[1]) for layer in linears(block).values()]
     hidden = int(network.config.hidden_size) * item
     return {"activations": hidden * (tokens + min(tokens, BATCH_TOKENS)), "hessians": 8 * sum(n * n for n in inputs)}
-
-
-def held_batches(network: Any, batches: Sequence[Tensor]) -> int:
-    """How many batches' passes may wait inside a block: as many as a share of the free memory holds.
-
-    A waiting pass keeps the input of the layer where it waits, and about four hidden states beside it.
-    """
-    _, block = find_blocks(network)[0]
-    widest = max(int(weight_of(layer).shape[1]) for layer in linears(block).values())
-    each = (4 * int(network.config.hidden_size) + widest) * torch.finfo(network.dtype).bits // 8
-    free = free_memory(network.device)
-    room = float("inf") if free is None else HELD_SHARE * free
-    used = accumulate(batch.numel() * each for batch in batches)
-    return sum(total <= room for total in used)
 
 
 def refuse_too_large(network: Any, tokens: int) -> dict[str, int]:

@@ -140,7 +140,7 @@ def _needs(step: TrainStep) -> frozenset[str]:
 
 def _prepare(step: TrainStep, model: Model, rows: Any) -> tuple[list[list[Example]], dict[str, Any]]:
     from whet.data.prepare import prepare
-    from whet.train.run import with_reference_logps
+    from whet.train.reference import with_reference_logps
 
     needs = _needs(step)
     chosen = step.format or parts.build("format", "preference" if "pairs" in needs else "chat")
@@ -235,7 +235,7 @@ def _merge_check(model: Model) -> Invariant:
 def _resume_check(step: TrainStep, model: Model, units: Sequence[Sequence[Example]]) -> Invariant:
     """Four training steps in one go against two, a stop, and two more."""
     from whet.train.loop import fit
-    from whet.train.provider import FixedExamples
+    from whet.train.provider import FixedExamples, fixed_order
     from whet.train.settings import TrainSettings
 
     def trained(folder: Path | None, stop: int | None) -> Any:
@@ -243,7 +243,7 @@ def _resume_check(step: TrainStep, model: Model, units: Sequence[Sequence[Exampl
             if stop is not None and entry.step + 1 == stop:
                 raise _Stopped
 
-        provider = FixedExamples(units, step.schedule, batch_size=4)
+        provider = FixedExamples(units, fixed_order(step.schedule), batch_size=4)
         settings = TrainSettings(steps=4, checkpoint_every=2, lr=float(step.settings.get("lr", 1e-3)))
         objective = objectives(step.objective)
         return fit(

@@ -48,10 +48,11 @@ SCRIPTED = ("settings", "run", "seeds", "result", "verdict", "note", "date", "ve
 """The fields of a script's result, beside the ``test`` that it carried out."""
 RESULT = (
     *("date", "version", "fingerprint", "commit", "task", "metric", "better", "than", "effect", "interval", "p", "comparisons"),
-    *("seeds", "arms", "cost", "verdict", "reason"),
+    *("seeds", "arms", "kept", "cost", "verdict", "reason"),
 )
-"""The fields of a comparison's result. The effect, its interval and p are left out where nothing could be compared."""
-OPTIONAL = ("settings", "note", "effect", "interval", "p", "comparisons")
+"""The fields of a comparison's result. The effect, its interval and p are left out where nothing could be compared; ``kept`` holds
+what the variants have on the tasks of ``judge.keeps``."""
+OPTIONAL = ("settings", "note", "effect", "interval", "p", "comparisons", "kept")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Judge:
     also: further tasks, at least one of which has to show the opposite too before the claim counts as contradicted.
     smallest: difference of interest, in the metric's unit (0.01: one point of accuracy).  at_least, at_most: variant -> value
     that it must reach, or may not exceed, on the task, or else the comparison could not have shown the claim.
+    keeps: task -> the most that ``better`` may lose there against each of ``than``, shown by the interval, not only likely.
     paper_effect: the paper's own difference in the same unit, where it has one.
     """
 
@@ -72,6 +74,7 @@ class Judge:
     smallest: Annotated[float, Gt(0)] = 0.01
     at_least: Mapping[str, float] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
+    keeps: Mapping[str, float] = field(default_factory=dict)
     paper_effect: float | None = None
 
     @property

@@ -15,7 +15,7 @@ from whet.run.claims_show import UNCHECKED, brief, full, markdown
 
 if TYPE_CHECKING:
     from whet.run.claims_verdict import Arms
-    from whet.run.compare.carry import Comparison
+    from whet.run.compare.arms import Comparison
     from whet.run.compare.plan import Plan
 
 FOLDER = Path("claims")
@@ -116,8 +116,8 @@ def plan_of(claim: Claim) -> Plan:
     for name in sorted(claim.judge.named):
         if name not in names:
             raise RecipeError(f"{claim.path}: judge: {unknown('variant', name, names)}")
-    tasks = [task.title for step in read(plan.variants[0].document).section("measure") for task in step.tasks]
-    for name in filter(None, (claim.judge.task, *claim.judge.also)):
+    tasks = _tasks(plan)
+    for name in filter(None, (claim.judge.task, *claim.judge.also, *claim.judge.keeps)):
         if name not in tasks:
             raise RecipeError(f"{claim.path}: judge: {unknown('task', name, tasks)}")
     judged = [set(pair) for pair in pairs(names)]
@@ -128,6 +128,15 @@ def plan_of(claim: Claim) -> Plan:
                 f"{claim.judge.better!r} is none; list one of them first, or have fewer variants"
             )
     return plan
+
+
+def _tasks(plan: Plan) -> list[str]:
+    """The names of all results: the tasks, and their negative flips."""
+    from whet.measure.metrics.flips import flip_title
+
+    measures = read(plan.variants[0].document).section("measure")
+    names = [task.title for step in measures for task in step.tasks]
+    return names + [flip_title(task.title) for step in measures if step.reference for task in step.tasks]
 
 
 def result_of(claim: Claim, comparison: Comparison, commit: str | None) -> dict[str, Any]:
@@ -150,7 +159,8 @@ def result_of(claim: Claim, comparison: Comparison, commit: str | None) -> dict[
         "better": claim.judge.better,
         **(plain_effect(decision.against) if decision.against else {"than": claim.judge.rivals[0]}),
         "seeds": list(comparison.plan.seeds),
-        "arms": {name: [round(value, 4) for value in estimate] for name, estimate in arms.items()},
+        "arms": _rounded(arms),
+        **({"kept": {name: _rounded(_arms(comparison, name)) for name in claim.judge.keeps}} if claim.judge.keeps else {}),
         "cost": cost_of(comparison),
         "verdict": decision.verdict,
         "reason": decision.reason,
@@ -159,12 +169,11 @@ def result_of(claim: Claim, comparison: Comparison, commit: str | None) -> dict[
 
 def cost_of(comparison: Comparison) -> dict[str, int]:
     """What the comparison took, each step that several variants share counted once; seconds are those of the clock."""
-    steps = {s.identity: s for arm in comparison.arms.values() for done in arm.done.values() for s in done.steps}
-    tuning = [arm.tuning for arm in comparison.arms.values()]
-    return {
-        "seconds": round(sum(s.seconds for s in steps.values()) + sum(t.seconds for t in tuning)),
-        "tokens": sum(s.tokens for s in steps.values()) + sum(t.tokens for t in tuning),
-    }
+    from whet.run.compare.spending import total
+
+    steps = {s.identity: s.spent for arm in comparison.arms.values() for done in arm.done.values() for s in done.steps}
+    whole = total([*steps.values(), *(arm.tuning for arm in comparison.arms.values())])
+    return {"seconds": round(whole.seconds), "tokens": whole.tokens}
 
 
 def _run_all(folder: Path, ids: Sequence[str], say: Say, again: bool, on: str | None) -> tuple[Any, str]:
@@ -185,6 +194,10 @@ def _arms(comparison: Comparison, task: str) -> Arms:
     from whet.run.compare.verdicts import variant_estimate
 
     return {name: variant_estimate(by_seed) for name, by_seed in comparison.results.get(task, {}).items()}
+
+
+def _rounded(arms: Arms) -> dict[str, list[float]]:
+    return {name: [round(value, 4) for value in estimate] for name, estimate in arms.items()}
 
 
 def _data(claim: Claim) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _rule(claim: Claim) -> str:
     bounds = [f"{name} has at least {value:g}" for name, value in judge.at_least.items()]
     bounds += [f"{name} has at most {value:g}" for name, value in judge.at_most.items()]
     said = f"{judge.better} better than {', '.join(judge.rivals)} by {judge.smallest:g} or more"
+    said += "".join(f", and losing less than {most:g} of {task}" for task, most in judge.keeps.items())
     return said + (f"; could show it if {', '.join(bounds)}" if bounds else "")
 
 
@@ -104,6 +105,8 @@ def _figures(result: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield from ((row["name"], row["mean"], *row["interval"]) for row in result["result"] if row["mean"] is not None)
     else:
         yield from ((name, *values) for name, values in result["arms"].items())
+        for task, arms in result.get("kept", {}).items():
+            yield from ((f"{task}: {name}", *values) for name, values in arms.items())
 
 
 def _interval(between: Sequence[float]) -> str:

@@ -2,7 +2,8 @@
 
 With the effect d turned so that the claim says d > 0, and a smallest difference of interest delta fixed beforehand:
 
-- *reproduced*: the 95% interval lies above 0, the Holm-corrected p is below the level, and d >= delta, against every rival.
+- *reproduced*: the 95% interval lies above 0, the Holm-corrected p is below the level, and d >= delta, against every rival; and
+  of what has to be kept on other tasks, the 95% interval shows that no more was lost than allowed.
 - *contradicted at this scale*: the same the other way round, d <= -delta, on at least two tasks.
 - *not seen at this scale*: everything else, with the reason: a precondition failed (so that the comparison could not have shown
   it), the opposite on one task alone, no effect (the 90% interval lies inside +-delta), or too few seeds and items to tell, and
@@ -78,7 +79,9 @@ def decide(judge: Judge, verdicts: Sequence[Verdict], arms: Arms, missing: Mappi
         return Decision(NOT_SEEN, "untestable: " + "; ".join(failed), closest)
     if not open_:
         size = ", same size as the paper's" if _same_size(judge, closest) else ""
-        return Decision(REPRODUCED, f"{closest.effect:+.4g} against {closest.rival}, at least {judge.smallest:g}{size}", closest)
+        said = f"{closest.effect:+.4g} against {closest.rival}, at least {judge.smallest:g}{size}"
+        kept, lost = _kept(judge, verdicts)
+        return Decision(NOT_SEEN if lost else REPRODUCED, "; ".join([said, *(lost or kept)]), closest)
     return _not_reproduced(judge, verdicts, task, closest)
 
 
@@ -118,6 +121,19 @@ def _unjudged(faced: Sequence[Against]) -> Iterator[str]:
             yield f"{verdict.first} and {verdict.second} are both at the {verdict.guard}"
         if verdict.unmatched:
             yield verdict.unmatched
+
+
+def _kept(judge: Judge, verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
+    """What was kept on the other tasks, and what was not shown to be kept, in words."""
+    kept, lost = [], []
+    for task, most in judge.keeps.items():
+        for against in turned(judge, verdicts, task):
+            said = f"{task} {against.effect:+.4g} against {against.rival}, at worst {against.low:+.4g}"
+            if against.low > -most:
+                kept.append(f"kept {said}")
+            else:
+                lost.append(f"{said}, which does not show that it loses less than {most:g}")
+    return kept, lost
 
 
 def _same_size(judge: Judge, against: Against) -> bool:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from whet import workers
 from whet.errors import RecipeError
-from whet.workers import Calls, Failure, Success, Tally, WorkerError, WorkersLost, attempt, named
+from whet.workers import Call, Failure, Pool, Success, WorkerError, attempt
 
 PACKAGE = Path(__file__).parents[1]
 AHEAD = 2
@@ -23,19 +21,17 @@ STALL = 60.0
 """Seconds without a result after which a step on a worker does an item itself: every machine may be waiting for another."""
 
 
-class RayPool:
+class RayPool(Pool):
     """Items as Ray tasks; ``nested`` is what :meth:`inside` needs to open the same pool from within a task."""
 
     def __init__(self, ray: Any, name: str, cpus: int, gpus: int | None, *, owned: bool, within: bool = False) -> None:
-        self.name, self.tally = name, Tally()
         self._ray, self._cpus, self._owned, self._within = ray, cpus, owned, within
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         accelerators = max((int(node.get("GPU", 0)) for node in nodes), default=0)
         self._gpus = min(1, accelerators) if gpus is None else gpus
         self._refuse_too_small(nodes)
-        self.workers = sum(int(node.get("CPU", 0)) // cpus for node in nodes)
+        super().__init__(name, sum(int(node.get("CPU", 0)) // cpus for node in nodes))
         self.nested = {"name": name, "cpus": cpus, "gpus": self._gpus}
-        self._calls = Calls()
 
     @classmethod
     def connect(cls, target: str | None, cpus: int, gpus: int | None) -> RayPool:
@@ -72,85 +68,48 @@ class RayPool:
         """The pool of the task that this is called in."""
         return cls(_import(), name, cpus, gpus, owned=False, within=True)
 
-    def map(
-        self,
-        function: Callable[..., Any],
-        items: Sequence[Any],
-        *,
-        shared: Any = None,
-        accelerator: bool = False,
-        label: workers.Label | None = None,
-        on_result: workers.OnResult | None = None,
-    ) -> list[Any]:
-        """See :class:`whet.workers.Pool`."""
-        with self._calls.one():
-            return self._map(self._task(accelerator), function, items, shared, label, on_result)
-
-    def _map(
-        self,
-        task: Any,
-        function: Callable[..., Any],
-        items: Sequence[Any],
-        shared: Any,
-        label: workers.Label | None,
-        on_result: workers.OnResult | None,
-    ) -> list[Any]:
-        ray = self._ray
-        function_ref = ray.put(function)
-        shared_ref = None if shared is None else ray.put(shared)
-        results: list[Any] = [None] * len(items)
-        tries: Counter[int] = Counter()
-        waiting, running = deque(range(len(items))), dict[Any, int]()
-
-        def keep(number: int, outcome: Success | Failure) -> None:
-            if isinstance(outcome, Failure):
-                raise outcome.error(named(label, number, items[number])) from outcome.cause
-            results[number] = outcome.value
-            self.tally.items += 1
-            if on_result is not None:
-                on_result(number, outcome.value)
-
+    def _carry_out(self, call: Call) -> None:
+        ray, task = self._ray, self._task(call.accelerator)
+        function, shared = ray.put(call.function), None if call.shared is None else ray.put(call.shared)
+        running: dict[Any, int] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < AHEAD * self.workers:
-                    number = waiting.popleft()
-                    tries[number] += 1
-                    running[task.remote(function_ref, items[number], shared_ref)] = number
+            while call.waiting or running:
+                while call.waiting and len(running) < AHEAD * self.workers:
+                    number = call.next()
+                    running[task.remote(function, call.items[number], shared)] = number
                 ready = self._ready(list(running))
                 if not ready:
                     reference, number = running.popitem()
                     ray.cancel(reference, force=True)
-                    keep(number, attempt(function, items[number], shared))
+                    call.keep(number, attempt(call.function, call.items[number], call.shared))
                 for reference in ready:
-                    number = running.pop(reference)
-                    try:
-                        keep(number, ray.get(reference))
-                    except _lost_errors(ray) as error:
-                        self._lost(error, tries[number], named(label, number, items[number]))
-                        waiting.appendleft(number)
-                    except ray.exceptions.RayError as error:
-                        raise WorkerError(f"{named(label, number, items[number])}: {error}") from error
+                    self._take(call, running.pop(reference), reference)
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
-        return results
+
+    def _take(self, call: Call, number: int, reference: Any) -> None:
+        try:
+            call.keep(number, self._ray.get(reference))
+        except _lost_errors(self._ray) as error:
+            call.lost(number, type(error).__name__, f": {error}")
+        except self._ray.exceptions.RayError as error:
+            raise WorkerError(f"{call.name(number)}: {error}") from error
 
     def _ready(self, references: list[Any]) -> list[Any]:
         """The first result; none if this is a task itself and :data:`STALL` seconds have passed."""
         patience = STALL if self._within else float("inf")
         started = time.monotonic()
         while time.monotonic() - started < patience:
-            if self._calls.closed:
+            if self.closed:
                 raise KeyboardInterrupt
             ready, _ = self._ray.wait(references, num_returns=1, timeout=1.0)
             if ready:
                 return list(ready)
         return []
 
-    def close(self) -> None:
-        """Ends the tasks, and the connection or the Ray that this pool has opened."""
-        self._calls.closed = True
-        self._calls.ended()
+    def _end(self) -> None:
+        self._wait_for_calls()
         if self._owned:
             self._ray.shutdown()
 
@@ -173,12 +132,6 @@ class RayPool:
         gpus = self._gpus if accelerator else 0
         options = {"num_cpus": self._cpus, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         return self._ray.remote(_carry_out).options(**options)
-
-    def _lost(self, error: Exception, tries: int, label: str) -> None:
-        why = f"{label}: {type(error).__name__}"
-        self.tally.lost.append(why)
-        if tries >= workers.TRIES:
-            raise WorkersLost(f"{why}; {tries} workers died over it: {error}") from error
 
     def _refuse_too_small(self, nodes: Sequence[dict[str, Any]]) -> None:
         for resource, wanted in (("CPU", self._cpus), ("GPU", self._gpus)):

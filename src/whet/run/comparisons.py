@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whet.errors import RecipeError
+
 if TYPE_CHECKING:
     from whet.measure import compare as judge
     from whet.measure.outcome import TaskResult
@@ -45,10 +47,12 @@ def measure_stages(
     load: Callable[[str], Model],
     folder: Path,
     progress: Path,
+    reference: str | None = None,
 ) -> tuple[dict[str, list[TaskResult]], list[dict[str, Any]]]:
     """Runs every task on every stage; writes one result file each; returns results by task and the listing of the files.
 
     Finished results, and the completions of an unfinished one, are kept in ``progress``, where a stopped run finds them again.
+    With a ``reference`` stage, which is measured too, each task's negative flips are further results.
     """
     from dataclasses import replace
 
@@ -59,7 +63,7 @@ def measure_stages(
 
     results: dict[str, list[TaskResult]] = {}
     listing: list[dict[str, Any]] = []
-    for stage in stages:
+    for stage in dict.fromkeys([*([reference] if reference else []), *stages]):
         model = load(stage)
         for task in tasks:
             file = f"{len(listing):03d}.jsonl"
@@ -71,8 +75,39 @@ def measure_stages(
             mib = sum(p.numel() * p.element_size() for p in model.network.parameters()) / 2**20
             listing.append({"stage": stage, "task": result.task, "file": file, "mib": mib})
             results.setdefault(result.task, []).append(result)
+    if reference:
+        _add_flips(results, listing, reference, stages, folder)
     (folder / RESULTS).write_text(json.dumps(listing, indent=1))
     return results, listing
+
+
+def _add_flips(
+    results: dict[str, list[TaskResult]], listing: list[dict[str, Any]], reference: str, stages: Sequence[str], folder: Path
+) -> None:
+    """Adds what each stage gets wrong that the reference gets right, as further results.
+
+    Raises:
+        RecipeError: of no task more is better.
+    """
+    from whet.measure.metrics.flips import flip_result
+    from whet.measure.results import write_result
+
+    mib = {entry["stage"]: entry["mib"] for entry in listing}
+    found: dict[str, list[TaskResult]] = {}
+    for measured in results.values():
+        old = next(r for r in measured if r.model == reference)
+        for flipped in (flip_result(old, r) for r in measured if r.model in stages):
+            if flipped is not None:
+                file = f"{len(listing):03d}.jsonl"
+                write_result(flipped, folder / file)
+                listing.append({"stage": flipped.model, "task": flipped.task, "file": file, "mib": mib[flipped.model]})
+                found.setdefault(flipped.task, []).append(flipped)
+    if not found:
+        raise RecipeError(
+            f"measure: reference {reference!r}: flips are counted where more is better, and no task has such a score "
+            f"({', '.join(results)}); add a task with answers, or leave 'reference' out"
+        )
+    results.update(found)
 
 
 def read_stage_results(folder: Path) -> dict[str, dict[str, TaskResult]]:

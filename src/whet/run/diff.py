@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whet.run.ledger import Ledger, Run
+from whet.run.ledger import Ledger, Run, StepRecord
 from whet.run.store import Store
 
 ABSENT = "(absent)"
@@ -58,3 +58,15 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in items:
         found.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
     return found
+
+
+def why(runs: Sequence[Run], run: Run, record: StepRecord) -> str:
+    """Why a step of a run is made: what differs from the newest finished step of the same name and recipe in the ledger."""
+    for other in runs:
+        for old in other.steps:
+            if other.recipe == run.recipe and old.name == record.name and old.status in ("done", "reused"):
+                changed = [f"setting {k}" for k in record.settings if old.settings.get(k) != record.settings[k]]
+                changed += [f"input {k}" for k in record.inputs if old.inputs.get(k) != record.inputs[k]]
+                changed += [] if other.seed == run.seed else ["seed"]
+                return f"runs: changed since {other.id}: {', '.join(changed)}" if changed else "runs: its artifact is gone"
+    return "runs: the first time"

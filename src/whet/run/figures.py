@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 INK, FAINT, GRID = "#1d2733", "#66717e", "#e3e7ec"
 COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7e22ce", "#b91c1c", "#0f766e", "#a16207", "#475569")
+
+POINTS = 600
+"""Points of a curve that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,30 @@ class Point:
     colour: str = COLOURS[0]
 
 
+@dataclass(frozen=True)
+class Axis:
+    """Places of values: from ``low`` to ``high`` lie the pixels from ``first`` to ``last``."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+
+    @classmethod
+    def around(cls, values: Sequence[float], first: float, last: float, room: float = 0.0, least: float = 0.0) -> Axis:
+        """With all the values and a share ``room`` more on both sides, over a span of at least ``least``."""
+        low, high = min(values), max(values)
+        middle, half = (low + high) / 2, (max(high - low, least) or 1.0) * (0.5 + room)
+        return cls(middle - half, middle + half, first, last)
+
+    def __call__(self, value: float) -> float:
+        return self.first + (self.last - self.first) * (value - self.low) / (self.high - self.low)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """About so many round numbers on the axis."""
+        return [tick for tick in nice_ticks(self.low, self.high, count) if self.low <= tick <= self.high]
+
+
 def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: int = 860) -> str:
     """Values with whiskers over the stages, and below each stage its weights on disk (MiB) as a bar.
 
@@ -30,36 +58,39 @@ def stages(points: Sequence[Point], sizes: Sequence[float], axis: str, width: in
     """
     top, height, bars, left = 26, 230, 74, 58
     step = (width - left - 16) / max(len(points), 1)
-    low, high = min(0.0, *(p.low for p in points)), max(p.high for p in points) * 1.08 or 1.0
-    ticks = [t for t in nice_ticks(low, high) if low <= t <= high]
-
-    def y(value: float) -> float:
-        return top + height * (high - value) / (high - low)
-
-    out = [text(4, 14, axis, size=12, colour=FAINT)]
-    for tick in ticks:
-        out.append(line(left, y(tick), width - 8, y(tick), GRID))
-        out.append(text(left - 8, y(tick) + 4, f"{tick:g}", anchor="end", size=12, colour=FAINT))
+    y = Axis(min(0.0, *(p.low for p in points)), max(p.high for p in points) * 1.08 or 1.0, top + height, top)
+    out = [text(4, 14, axis, size=12, colour=FAINT), *levels(y, left, width - 8)]
     base = top + height + 44 + bars
     largest = max(sizes) or 1.0
-    places = {point.label: index for index, point in enumerate(points)}
+    ends = {point.label: (left + step * (index + 0.5), y(point.value)) for index, point in enumerate(points)}
+    out += [line(*ends[p.after], *ends[p.label], "#c9d1da", 1.2) for p in points if p.after in ends]
     for index, (point, size) in enumerate(zip(points, sizes)):
         x = left + step * (index + 0.5)
-        if point.after in places:
-            before = places[point.after]
-            out.append(line(left + step * (before + 0.5), y(points[before].value), x, y(point.value), "#c9d1da", 1.2))
         out.append(line(x, y(point.low), x, y(point.high), point.colour, 2))
         out += [line(x - 5, y(v), x + 5, y(v), point.colour, 2) for v in (point.low, point.high)]
-        out.append(
-            f'<circle cx="{x:.1f}" cy="{y(point.value):.1f}" r="5" fill="{point.colour}"><title>{escape(point.note)}</title></circle>'
-        )
+        out.append(dot(x, y(point.value), point.colour, point.note))
         out.append(text(x + 9, y(point.value) - 7, f"{point.value:.3g}", size=12, weight="600"))
         out.append(text(x, top + height + 20, point.label, anchor="middle", size=13, weight="600"))
         tall = bars * size / largest
-        out.append(f'<rect x="{x - 16:.1f}" y="{base - tall:.1f}" width="32" height="{tall:.1f}" rx="2" fill="#c9d6e6"/>')
+        out.append(bar(x - 16, base - tall, 32, tall))
         out.append(text(x, base - tall - 4, f"{size:.2f}", anchor="middle", size=11, colour=FAINT))
     out.append(text(4, base, "MiB", size=12, colour=FAINT))
     return svg(width, int(base + 8), out, f"{axis} and size of every stage")
+
+
+def training(points: Sequence[Mapping[str, Any]], width: int = 420, height: int = 200) -> str:
+    """What tells most of a training step's curve, over its steps; empty with fewer than two points."""
+    name, values = telling(points)
+    stride = -(-len(points) // POINTS) or 1
+    kept = sorted({*range(0, len(points), stride), len(points) - 1}) if len(points) > 1 else []
+    return curves([(name, [float(points[i]["step"]) for i in kept], [values[i] for i in kept])], "step", width, height)
+
+
+def telling(points: Sequence[Mapping[str, Any]]) -> tuple[str, list[float]]:
+    """``reward`` with its values, of rollouts, whose loss says nothing; else ``loss``. NaN where a point has none."""
+    terms: list[Mapping[str, Any]] = [{**(p.get("terms") or {}), **p} for p in points]
+    name = "reward" if any("reward" in t for t in terms) else "loss"
+    return name, [float(t.get(name, float("nan"))) for t in terms]
 
 
 def curves(
@@ -71,25 +102,34 @@ def curves(
     if not cleaned:
         return ""
     left, top, bottom = 50, 22, 34
-    xs = [a for _, p in cleaned for a, _ in p]
-    ys = [b for _, p in cleaned for _, b in p]
-    x0, x1 = min(xs), max(max(xs), min(xs) + 1e-9)
-    y0, y1 = min(ys), max(max(ys), min(ys) + 1e-9)
-
-    def place(a: float, b: float) -> tuple[float, float]:
-        return left + (width - left - 12) * (a - x0) / (x1 - x0), top + (height - top - bottom) * (y1 - b) / (y1 - y0)
-
-    out = []
-    for tick in nice_ticks(y0, y1, 4):
-        if y0 <= tick <= y1:
-            _, y = place(x0, tick)
-            out += [line(left, y, width - 12, y, GRID), text(left - 6, y + 4, f"{tick:g}", anchor="end", size=11, colour=FAINT)]
+    xs, ys = ([point[side] for _, points in cleaned for point in points] for side in (0, 1))
+    x = Axis(min(xs), max(max(xs), min(xs) + 1e-9), left, width - 12)
+    y = Axis(min(ys), max(max(ys), min(ys) + 1e-9), height - bottom, top)
+    out = levels(y, left, width - 12, count=4, size=11)
     for index, (name, points) in enumerate(cleaned):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in points))
-        out.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[index % 8]}" stroke-width="1.6"/>')
-        out.append(text(left + 4 + 130 * index, 13, name, size=12, colour=COLOURS[index % 8], weight="600"))
-    out.append(text(width - 12, height - 8, f"{x_label} {x0:g} to {x1:g}", anchor="end", size=11, colour=FAINT))
+        colour = COLOURS[index % len(COLOURS)]
+        out.append(path([(x(a), y(b)) for a, b in points], colour, 1.6))
+        out.append(text(left + 4 + 130 * index, 13, name, size=12, colour=colour, weight="600"))
+    out.append(text(width - 12, height - 8, f"{x_label} {x.low:g} to {max(xs):g}", anchor="end", size=11, colour=FAINT))
     return svg(width, height, out, ", ".join(n for n, _ in cleaned))
+
+
+def levels(axis: Axis, left: float, right: float, count: int = 5, size: int = 12) -> list[str]:
+    """Lines across the figure at an axis's ticks, with the numbers at their left."""
+    out = []
+    for tick in axis.ticks(count):
+        out.append(line(left, axis(tick), right, axis(tick), GRID))
+        out.append(text(left - 8, axis(tick) + 4, f"{tick:g}", anchor="end", size=size, colour=FAINT))
+    return out
+
+
+def uprights(axis: Axis, top: float, bottom: float, count: int = 5, form: Callable[[float], str] = "{:g}".format) -> list[str]:
+    """Lines down the figure at an axis's ticks, with the numbers below."""
+    out = []
+    for tick in axis.ticks(count):
+        out.append(line(axis(tick), top, axis(tick), bottom, GRID))
+        out.append(text(axis(tick), bottom + 16, form(tick), anchor="middle", colour=FAINT))
+    return out
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -124,3 +164,21 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", size: int = 1
     """Text at a point, escaped."""
     style = f'text-anchor="{anchor}" font-size="{size}" fill="{colour}" font-weight="{weight}"'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
+
+
+def dot(x: float, y: float, colour: str, note: str, fill: str | None = None) -> str:
+    """A point; ``note`` is shown under the pointer."""
+    shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill or colour}" stroke="{colour}" stroke-width="2">'
+    return f"{shape}<title>{escape(note)}</title></circle>"
+
+
+def bar(x: float, y: float, width: float, height: float, colour: str = "#c9d6e6", opacity: float = 1.0) -> str:
+    """A filled rectangle."""
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect {place} rx="2" fill="{colour}" opacity="{opacity}"/>'
+
+
+def path(points: Sequence[tuple[float, float]], colour: str, width: float, opacity: float = 1.0) -> str:
+    """A line through points."""
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="{width}" opacity="{opacity}"/>'

@@ -91,7 +91,7 @@ def forecast_recipe(
 
 def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]], rows: int) -> StepForecast:
     from whet.train.loop import fit
-    from whet.train.provider import FixedExamples
+    from whet.train.provider import FixedExamples, fixed_order
     from whet.train.settings import TrainSettings
 
     given = {k: v for k, v in step.settings.items() if k in ("precision", "micro_tokens", "gradient_checkpointing", "max_length")}
@@ -99,7 +99,7 @@ def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]],
     trial = TrainSettings(steps=3, batch_size=batch, lr=0.0, **given)
     log = fit(
         model,
-        FixedExamples(units, step.schedule, batch_size=batch),
+        FixedExamples(units, fixed_order(step.schedule), batch_size=batch),
         objectives(step.objective),
         trial,
         adapter=step.adapter,
@@ -140,7 +140,8 @@ def _measuring(recipe: Recipe, generation: Generation) -> list[StepForecast]:
     found = []
     for step in recipe.section("measure"):
         count = len(step.models or stages)
-        parts_of = [generation.of((_examples(t) or 0) * count, getattr(t, "max_new_tokens", 0)) for t in step.tasks]
+        measured = [inner for task in step.tasks for inner in getattr(task, "tasks", (task,))]
+        parts_of = [generation.of((_examples(t) or 0) * count, getattr(t, "max_new_tokens", 0)) for t in measured]
         seconds, tokens = (sum(values) for values in zip(*parts_of))
         found.append(
             StepForecast(step.name, seconds, tokens, f"{count} stages" if tokens else f"{count} stages, nothing written")

@@ -7,13 +7,14 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from whet import parts
-from whet.recipe import objectives, settings_class
-from whet.recipe_steps import Step, TrainStep
+from whet.recipe import Recipe, objectives, settings_class
+from whet.recipe_order import references
+from whet.recipe_steps import BASE, MODEL_SECTIONS, Step, TrainStep
 
 _HERE = Path(__file__).parents[1]
 
@@ -66,6 +67,34 @@ def identity(section: str, settings: Mapping[str, Any], inputs: Mapping[str, str
     kept = {k: v for k, v in settings.items() if k != "name"}
     text = json.dumps([section, kept, dict(inputs), seed, code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def inputs(recipe: Recipe, section: str, step: Any, of: Callable[[str], str]) -> dict[str, str]:
+    """What a step reads, by the names of its fields -> its identity; ``of`` gives that of a step before or of a model."""
+    if section == "base":
+        return {"tokenizer_data": of(recipe.tokenizer_data)} if recipe.tokenizer_data else {}
+    found = {field: of(target) for field, target in references(section, step).items()}
+    if section == "measure":
+        found |= {f"stage.{name}": of(name) for name in stages(recipe, step)}
+    if _uses_base(section, step) or BASE in getattr(step, "models", ()):
+        found[BASE] = of(BASE)
+    return found
+
+
+def stages(recipe: Recipe, step: Any) -> list[str]:
+    """The stages that a measuring step measures: those that it names, else the recipe's model and all."""
+    every = [BASE, *(s.name for section, s in recipe.steps if section in MODEL_SECTIONS)]
+    return list(step.models) or every
+
+
+def _uses_base(section: str, step: Any) -> bool:
+    fields = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
+    if section == "data":
+        uses = bool(fields["synthesize"] or fields["label"] or fields["select"]) and fields["model"] in (None, BASE)
+        return uses or fields["reference"] == BASE
+    if section == "edit":
+        return fields["base"] in (None, BASE)
+    return section in ("train", "quantize", "export") and fields["model"] in (None, BASE)
 
 
 def model_identity(model: Any) -> str:

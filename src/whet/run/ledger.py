@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from whet.errors import StoreError, unknown
 log = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
+AnyResult = TypeVar("AnyResult", bound="Result")
 
 
 class Document(TypeDecorator[dict[str, Any]]):
@@ -93,12 +95,12 @@ class StepRecord(Base):
     run: Mapped[Run] = relationship(back_populates="steps")
 
 
-class ComparisonRecord(Base):
-    """One comparison: the recipe with its section ``compare``, how it ended (as a run does), and then as ``result`` its summary,
-    see ``whet.run.compare.page.summary`` (before the end: empty; of one that failed: ``error``). Its runs are runs like any.
+class Result(Base):
+    """What is carried out by several runs: the file that asked for it, how it ended (as a run does), and then its summary as
+    ``result`` (before the end: empty; of one that failed: ``error``).
     """
 
-    __tablename__ = "comparisons"
+    __abstract__ = True
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -107,6 +109,18 @@ class ComparisonRecord(Base):
     finished: Mapped[dt.datetime | None]
     document: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any]]
+
+
+class ComparisonRecord(Result):
+    """One comparison; ``result``: see ``whet.run.compare.summary``. Its runs are runs like any."""
+
+    __tablename__ = "comparisons"
+
+
+class RaceRecord(Result):
+    """One race; ``result``: see ``whet.run.race.page.summary``. Its comparisons are comparisons like any."""
+
+    __tablename__ = "races"
 
 
 class Forgotten(Base):
@@ -143,8 +157,6 @@ class Ledger:
     @classmethod
     def beside(cls, folder: Path) -> Ledger:
         """The ledger that ``$WHET_LEDGER`` names, else ``ledger.db`` in the store's folder."""
-        import os
-
         return cls(os.environ.get("WHET_LEDGER") or f"sqlite:///{folder / 'ledger.db'}")
 
     @contextmanager
@@ -181,8 +193,26 @@ class Ledger:
 
     def comparisons(self) -> list[ComparisonRecord]:
         """All comparisons, newest first."""
+        return self._all(ComparisonRecord)
+
+    def races(self) -> list[RaceRecord]:
+        """All races, newest first."""
+        return self._all(RaceRecord)
+
+    def _all(self, kind: type[AnyResult]) -> list[AnyResult]:
         with self.session() as session:
-            return list(session.scalars(select(ComparisonRecord).order_by(ComparisonRecord.started.desc())))
+            return list(session.scalars(select(kind).order_by(kind.started.desc())))
+
+    def made_on(self, identities: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Identity -> the machine of the run that made the step, not of those that reused it; of steps that the ledger knows."""
+        found: dict[str, dict[str, Any]] = {}
+        wanted = sorted(set(identities))
+        with self.session() as session:
+            for start in range(0, len(wanted), 500):
+                some = StepRecord.identity.in_(wanted[start : start + 500])
+                query = select(StepRecord.identity, Run.machine).join(Run).where(some, StepRecord.status == "done")
+                found.update((identity, machine) for identity, machine in session.execute(query))
+        return found
 
     def forget(self, runs: Iterable[str]) -> None:
         """Marks runs as forgotten: what only they refer to may be collected. Their records stay."""
@@ -197,11 +227,9 @@ class Ledger:
     def needs(self, identity: str) -> bool:
         """Whether a run that is not forgotten refers to an artifact."""
         kept = StepRecord.run_id.not_in(select(Forgotten.run_id))
+        asked = select(StepRecord.run_id).where(StepRecord.identity == identity, kept).limit(1)
         with self.session() as session:
-            return (
-                session.scalars(select(StepRecord.run_id).where(StepRecord.identity == identity, kept).limit(1)).first()
-                is not None
-            )
+            return session.scalars(asked).first() is not None
 
     def run(self, reference: str) -> Run:
         """A run by its id, an unambiguous beginning of it, its recipe's name (the newest), or ``last``.
@@ -218,6 +246,14 @@ class Ledger:
             StoreError: no such comparison, or several.
         """
         return _found("comparison", reference, {c.id: c for c in self.comparisons()}, lambda c: c.name)
+
+    def race(self, reference: str) -> RaceRecord:
+        """A race by its id, an unambiguous beginning of it, its name (the newest), or ``last``.
+
+        Raises:
+            StoreError: no such race, or several.
+        """
+        return _found("race", reference, {r.id: r for r in self.races()}, lambda r: r.name)
 
 
 def _found(kind: str, reference: str, by_id: Mapping[str, Row], name: Callable[[Row], str]) -> Row:

@@ -6,6 +6,7 @@ model's tokenizer and the shapes of its network; the weights themselves are not 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -69,6 +70,19 @@ def _train(recipe: Recipe, step: TrainStep, model: Model, rows_of: RowsOf) -> No
     form = step.format or parts.build("format", "preference" if "pairs" in needs else "chat")
     for number in _sample(rows):
         examples_of(form, rows[number], model.tokenizer, number, model.vocabulary)
+    if hasattr(step.schedule, "weights"):
+        with _named("schedule"):
+            _mixed(step.schedule, rows)
+
+
+def _mixed(schedule: Any, rows: Any) -> None:
+    """Asks a reacting schedule for its first mixture: it names skills that the rows do not have."""
+    from whet.data.mixture import History, skill_of
+
+    skill_of(rows[0], schedule.by)
+    skills = Counter(skill_of({schedule.by: cell}, schedule.by) for cell in rows[schedule.by])
+    if schedule.validation is None:
+        schedule.weights(History(skills, list(skills)))
 
 
 def _rollouts(step: TrainStep, rows: Any, model: Model) -> None:
@@ -96,9 +110,10 @@ def _scored(reward: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _quantize(recipe: Recipe, step: Any, model: Model, rows_of: RowsOf) -> None:
     from whet.quantize.calibration import refuse_small
-    from whet.run.steps import token_rows
+    from whet.quantize.settings import read_settings
+    from whet.run.making import token_rows
 
-    settings = _settings(step)
+    settings = read_settings(step.settings)
     names = widths(model)
     for pattern in settings.skip:
         if not any(fnmatchcase(name, pattern) for name in names) and not settings.lm_head:
@@ -119,13 +134,6 @@ def _quantize(recipe: Recipe, step: Any, model: Model, rows_of: RowsOf) -> None:
         refuse_small(chosen, names)
 
 
-def _settings(step: Any) -> Any:
-    from whet.quantize.settings import QuantizeSettings
-
-    given = parts.validate(parts.settings_of(QuantizeSettings), step.settings, "quantize", "a quantize step")
-    return QuantizeSettings(**given)
-
-
 def widths(model: Model) -> dict[str, int]:
     """Inputs of each layer that quantization codes, by name."""
     from whet.quantize.blocks import find_blocks, linears, weight_of
@@ -139,8 +147,9 @@ def _export(recipe: Recipe, step: Any, model: Model, rows_of: RowsOf) -> None:
     if made is None or parts.effective(step.to)["name"] != "compressed-tensors":
         return
     from whet.quantize.exports.compressed_tensors import uneven
+    from whet.quantize.settings import read_settings
 
-    size = _settings(made).group_size
+    size = read_settings(made.settings).group_size
     for name, columns in widths(model).items():
         if problem := uneven(columns, size):
             raise RecipeError(f"compressed-tensors cannot hold layer {name!r}: {problem}; or use export packed")
@@ -149,7 +158,8 @@ def _export(recipe: Recipe, step: Any, model: Model, rows_of: RowsOf) -> None:
 def _measure(recipe: Recipe, step: Any, model: Model, rows_of: RowsOf) -> None:
     for task in step.tasks:
         with _named(getattr(task, "title", None) or str(parts.effective(task)["name"])):
-            _task(task, model)
+            for inner in getattr(task, "tasks", (task,)):
+                _task(inner, model)
 
 
 def _task(task: Any, model: Model) -> None:

@@ -10,91 +10,57 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from whet import workers
-from whet.workers import Calls, Failure, Success, Tally, WorkersLost, attempt, named
+from whet.workers import Call, Failure, Pool, Success, attempt
 
 _SPAWN = multiprocessing.get_context("spawn")
 _TOKENS = itertools.count(1)
 
 
-class Processes:
+class Processes(Pool):
     """``count`` processes with ``cpus`` threads each; they start when first needed and end with this one."""
 
-    nested: None = None
-
     def __init__(self, count: int, cpus: int = 1) -> None:
-        self.name, self.workers, self.tally = f"processes:{count}", count, Tally()
-        self._calls = Calls()
+        super().__init__(f"processes:{count}", count)
         self._free: queue.LifoQueue[_Worker] = queue.LifoQueue()
         self._all = [_Worker(cpus) for _ in range(count)]
         for worker in self._all:
             self._free.put(worker)
 
-    def map(
-        self,
-        function: Callable[..., Any],
-        items: Sequence[Any],
-        *,
-        shared: Any = None,
-        accelerator: bool = False,
-        label: workers.Label | None = None,
-        on_result: workers.OnResult | None = None,
-    ) -> list[Any]:
-        """See :class:`whet.workers.Pool`."""
-        with self._calls.one():
-            return self._map(function, items, shared, label, on_result)
-
-    def _map(
-        self,
-        function: Callable[..., Any],
-        items: Sequence[Any],
-        shared: Any,
-        label: workers.Label | None,
-        on_result: workers.OnResult | None,
-    ) -> list[Any]:
-        results: list[Any] = [None] * len(items)
-        tries: Counter[int] = Counter()
-        waiting = deque(range(len(items)))
-        parcel = _Parcel(function, shared)
-        hands = self._take(len(items))
+    def _carry_out(self, call: Call) -> None:
+        parcel = _Parcel(call.function, call.shared)
+        hands = self._take(len(call.items))
         try:
-            while waiting or any(worker.item is not None for worker in hands):
-                if self._calls.closed:
-                    raise KeyboardInterrupt
+            while call.waiting or any(worker.item is not None for worker in hands):
+                self._refuse_closed()
                 for worker in hands:
-                    if worker.item is None and waiting:
-                        number = waiting.popleft()
-                        tries[number] += 1
-                        worker.send(number, items[number], parcel)
+                    if worker.item is None and call.waiting:
+                        number = call.next()
+                        worker.send(number, call.items[number], parcel)
                 for worker in _heard(hands):
                     number, outcome = worker.receive()
-                    if outcome is None:
-                        self._lost(worker, tries[number], named(label, number, items[number]))
-                        waiting.appendleft(number)
-                    elif isinstance(outcome, Failure):
-                        raise outcome.error(named(label, number, items[number]))
+                    if outcome is not None:
+                        call.keep(number, outcome)
                     else:
-                        results[number] = outcome.value
-                        self.tally.items += 1
-                        if on_result is not None:
-                            on_result(number, outcome.value)
+                        self._refuse_closed()
+                        call.lost(number, worker.end(), ". Killed by signal 9 often means: out of memory")
         finally:
             self._give_back(hands)
-        return results
 
-    def close(self) -> None:
-        self._calls.closed = True
+    def _end(self) -> None:
         for worker in self._all:
             worker.stop()
-        self._calls.ended()
+        self._wait_for_calls()
         for worker in self._all:
             worker.end()
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise KeyboardInterrupt
 
     def _take(self, wanted: int) -> list[_Worker]:
         """At least one worker, more if they are free: several threads may map at once."""
@@ -111,14 +77,6 @@ class Processes:
             if worker.item is not None:
                 worker.end()
             self._free.put(worker)
-
-    def _lost(self, worker: _Worker, tries: int, label: str) -> None:
-        if self._calls.closed:
-            raise KeyboardInterrupt
-        why = f"{label}: {worker.end()}"
-        self.tally.lost.append(why)
-        if tries >= workers.TRIES:
-            raise WorkersLost(f"{why}; {tries} workers died over it. Killed by signal 9 often means: out of memory")
 
 
 def _heard(hands: Sequence[_Worker]) -> list[_Worker]:

@@ -9,7 +9,8 @@ from typing import Any
 from whet.errors import StoreError
 from whet.recipe import Recipe
 from whet.recipe_steps import TrainStep
-from whet.run.steps import Inputs, train_model
+from whet.run.making import train_model
+from whet.run.steps import Inputs
 from whet.train.distributed import World
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.run import figures
 from whet.run.comparisons import COMPARISONS, RESULTS, Comparison, read_comparisons
+from whet.run.plain import as_yaml
 from whet.run.show import number, receipt_lines
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
             curves=[c for s in steps if s.section == "train" and (c := _curve(s))],
             steps=[_step(s) for s in steps],
             command=_command(run),
-            document=_yaml(run.document),
+            document=as_yaml(run.document),
             versions=", ".join(f"{k} {v}" for k, v in run.versions.items()),
         )
     )
@@ -54,6 +56,16 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
     aside = folder / ".report.html.part"
     aside.write_text(page, encoding="utf-8")
     return aside.replace(folder / "report.html")
+
+
+def copy_out(page: Path, folders: Mapping[str, Path], out: Path) -> Path:
+    """Copies a page with what lies beside it, and further folders under their names, into a folder; the page's path there."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, folder in folders.items():
+        shutil.copytree(folder, out / name, dirs_exist_ok=True)
+    for file in filter(Path.is_file, page.parent.iterdir()):
+        shutil.copy(file, out / file.name)
+    return out / page.name
 
 
 def environment() -> jinja2.Environment:
@@ -139,12 +151,7 @@ def _flips(comparison: Comparison) -> dict[str, Any]:
 
 def _curve(step: StepRecord) -> dict[str, Any] | None:
     curve = step.receipt.get("curve") or []
-    if not curve:
-        return None
-    xs = [float(point["step"]) for point in curve]
-    names = [k for k in ("reward", "loss") if any(k in point for point in curve)][:1]
-    series = [(name, xs, [float(point.get(name, float("nan"))) for point in curve]) for name in names]
-    return {"name": step.name, "figure": figures.curves(series, "step")}
+    return {"name": step.name, "figure": figures.training(curve)} if curve else None
 
 
 def _step(step: StepRecord) -> dict[str, Any]:
@@ -187,9 +194,3 @@ def _part(value: Any) -> str:
 
 def _command(run: Run) -> str:
     return f"# the same recipe, versions and seed\nwhet run {run.recipe}.yaml   # the recipe below, saved under that name\nwhet show {run.id}"
-
-
-def _yaml(document: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(json.loads(json.dumps(dict(document))), sort_keys=False, width=110)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import json
 import secrets
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +15,25 @@ from whet.errors import RecipeError, StoreError
 from whet.interrupt import graceful
 from whet.model import quiet_transformers, resolve
 from whet.recipe import Recipe, needs_no_model, read
-from whet.recipe_order import references
-from whet.recipe_steps import BASE, MODEL_SECTIONS, Step
+from whet.recipe_steps import BASE, Step
 from whet.run import identity as ids
 from whet.run.alive import alive, settle
+from whet.run.artifact import RECEIPT, make_artifact
 from whet.run.bundled import find_recipe
 from whet.run.cluster import check_reach, open_pool
+from whet.run.diff import why
 from whet.run.ledger import Ledger, Run, StepRecord, in_passing
-from whet.run.machine import machine, peak_memory_mib, versions
+from whet.run.machine import machine, versions
 from whet.run.models import outline
 from whet.run.preflight import preflight
-from whet.run.ranks import call_others, dismiss_others, train_along
-from whet.run.report import write_report
+from whet.run.ranks import dismiss_others, train_along
+from whet.run.report import copy_out, write_report
+from whet.run.show import receipt_lines
 from whet.run.side_by_side import StepJob, Work, side_by_side
-from whet.run.steps import Inputs, carry_out, make_base
+from whet.run.steps import Inputs
 from whet.run.store import Store
 from whet.train.distributed import world
-from whet.workers import Local, Pool, Tally, current
-
-RECEIPT = "receipt.json"
+from whet.workers import Local, Pool
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,8 @@ class RunResult:
 
     def summary(self) -> dict[str, Any]:
         """The run as plain data."""
-        steps = [
-            {
-                "name": s.name,
-                "section": s.section,
-                "status": s.status,
-                "why": s.why,
-                "artifact": str(self.folders[s.name]),
-                "cost": s.cost,
-            }
-            for s in self.run.steps
-        ]
+        shown = ("name", "section", "status", "why", "cost")
+        steps = [{**{name: getattr(s, name) for name in shown}, "artifact": str(self.folders[s.name])} for s in self.run.steps]
         return {"run": self.run.id, "report": str(self.report), "steps": steps}
 
     def closing(self) -> str:
@@ -100,7 +88,7 @@ def run_recipe(
     if ranks.size > 1 and on:
         raise RecipeError(f"--on {on} and torchrun exclude each other: start one process to use a cluster")
     say: Callable[[str], None] = (lambda _: None) if quiet else print
-    with ranks.together(lambda: "while the recipe was carried out; the same command goes on where it was"):
+    with graceful(), ranks.together(lambda: "while the recipe was carried out; the same command goes on where it was"):
         if ranks.rank:
             run, report, folders = train_along(recipe, ranks)
             return RunResult(ledger.run(run), report, folders)
@@ -137,7 +125,7 @@ class _Runner:
         self.store.prepare()
         settle(self.store, self.ledger)
         identity = self.run_record.id
-        with graceful(), alive(self.store, identity):
+        with alive(self.store, identity):
             self.ledger.save(self.run_record)
             self.say(f"run {identity}")
             try:
@@ -163,7 +151,8 @@ class _Runner:
         record.status = "done"
         try:
             report = write_report(record, self.folders, self.store.scratch / "runs" / record.id)
-            return report if out is None else self._copy_out(report, out)
+            exports = {step.name: self.folders[step.name] for step in self.recipe.section("export")}
+            return report if out is None else copy_out(report, exports, out)
         except OSError as error:
             raise StoreError(
                 f"every step of run {record.id} is finished, but its report cannot be written: {error}; make room there, or "
@@ -181,17 +170,6 @@ class _Runner:
             self._step("data", self.recipe.step(name))
         self._step("base", self.recipe.model, name=BASE)
 
-    def _input_identities(self, section: str, step: Any) -> dict[str, str]:
-        if section == "base":
-            name = self.recipe.tokenizer_data
-            return {"tokenizer_data": self.identities[name]} if name else {}
-        found = {field: self._identity(target) for field, target in references(section, step).items()}
-        if section == "measure":
-            found |= {f"stage.{name}": self._identity(name) for name in self.stages(step)}
-        if _uses_base(section, step) or BASE in getattr(step, "models", ()):
-            found[BASE] = self._identity(BASE)
-        return found
-
     def _try_inputs(self) -> None:
         """Makes the rows that need no model, and tries what the steps will read before anything is computed."""
         if isinstance(self.pool, Local):
@@ -199,23 +177,18 @@ class _Runner:
                 if section == "data" and needs_no_model(self.recipe, step.name):
                     self._step(section, step)
         inputs = Inputs(self.recipe, self.folders)
-
-        def rows(name: str) -> Any:
-            return inputs.dataset(name) if name in self.folders else None
-
         if any(section != "data" for section, _ in self.recipe.steps):
-            preflight(self.recipe, outline(inputs.model_folder(BASE)), rows)
+            preflight(
+                self.recipe,
+                outline(inputs.model_folder(BASE)),
+                lambda name: inputs.dataset(name) if name in self.folders else None,
+            )
 
     def _identity(self, name: str) -> str:
         """Of a step before, or of a model that no step made."""
         if name not in self.identities:
             self.identities[name] = ids.model_identity(Inputs(self.recipe, self.folders).model(name))
         return self.identities[name]
-
-    def stages(self, step: Any) -> list[str]:
-        """The stages that a measuring step measures: those that it names, else the recipe's model and all."""
-        every = [BASE, *(s.name for section, s in self.recipe.steps if section in MODEL_SECTIONS)]
-        return list(step.models) or every
 
     def _steps(self) -> None:
         if isinstance(self.pool, Local):
@@ -242,7 +215,7 @@ class _Runner:
             identity=record.identity,
             # The recipe's own model, where it is a name or a folder, is found by the recipe.
             inputs={name: self.identities[name] for name, path in self.folders.items() if path.name == self.identities.get(name)},
-            stages=self.stages(step) if section == "measure" else (),
+            stages=ids.stages(self.recipe, step) if section == "measure" else (),
             store=self.store.address if self.store.remote else str(self.store.scratch.absolute()),
             nested=self.pool.nested,
             cwd=str(Path.cwd()),
@@ -266,7 +239,7 @@ class _Runner:
         if name in self.folders and name in self.identities:
             return None
         settings = ids.effective_settings(section, step) if section != "base" else ids.plain(step)
-        inputs = self._input_identities(section, step) | ids.fingerprints(step)
+        inputs = ids.inputs(self.recipe, section, step, self._identity) | ids.fingerprints(step)
         code = ids.code_hash(section, step)
         identity = ids.identity(section, settings, inputs, self.recipe.seed, code)
         record = StepRecord(
@@ -287,7 +260,8 @@ class _Runner:
         self.ledger.save(record)
         reused = self.store.claim(identity)
         record.status = "reused" if reused else "running"
-        record.why = "inputs, settings, code and seed are those of a finished step" if reused else self._why(record)
+        again = "inputs, settings, code and seed are those of a finished step"
+        record.why = again if reused else why(self.ledger.runs(), self.run_record, record)
         self.say(f"\n[{section}] {name}: {'reused' if reused else record.why}")
         self.ledger.save(record)
         if reused:
@@ -308,20 +282,9 @@ class _Runner:
         self.ledger.save(record)
         self._say_receipt(record, together=made and not isinstance(self.pool, Local))
 
-    def _why(self, record: StepRecord) -> str:
-        """Why a step runs: what differs from the newest finished step of the same name and recipe."""
-        for run in self.ledger.runs():
-            for old in run.steps:
-                if run.recipe == self.recipe.name and old.name == record.name and old.status in ("done", "reused"):
-                    changed = [f"setting {k}" for k in record.settings if old.settings.get(k) != record.settings[k]]
-                    changed += [f"input {k}" for k in record.inputs if old.inputs.get(k) != record.inputs[k]]
-                    changed += [] if run.seed == self.recipe.seed else ["seed"]
-                    return f"runs: changed since {run.id}: {', '.join(changed)}" if changed else "runs: its artifact is gone"
-        return "runs: the first time"
-
     def _carry_out(self, section: str, step: Any, record: StepRecord) -> bool:
         """Makes the step's artifact; ``False`` if another run, which was at it already, made it."""
-        inputs = Inputs(self.recipe, self.folders, self.stages(step) if section == "measure" else ())
+        inputs = Inputs(self.recipe, self.folders, ids.stages(self.recipe, step) if section == "measure" else ())
         try:
             return make_artifact(self.store, record.identity, section, step, inputs, record.name)
         except BaseException as error:
@@ -335,58 +298,7 @@ class _Runner:
             self.ledger.save(record)
 
     def _say_receipt(self, record: StepRecord, together: bool) -> None:
-        from whet.run.show import receipt_lines
-
         lines = [f"  {line}" for line in receipt_lines(record.receipt, record.cost)]
         # Steps that run side by side end in any order, far from the line that announced them.
         for line in [f"\n[{record.section}] {record.name}: {record.status}", *lines] if together else lines:
             self.say(line)
-
-    def _copy_out(self, report: Path, out: Path) -> Path:
-        out.mkdir(parents=True, exist_ok=True)
-        for step in self.recipe.section("export"):
-            shutil.copytree(self.folders[step.name], out / step.name, dirs_exist_ok=True)
-        for file in report.parent.iterdir():
-            shutil.copy(file, out / file.name)
-        return out / report.name
-
-
-def make_artifact(store: Store, identity: str, section: str, step: Any, inputs: Inputs, name: str) -> bool:
-    """Carries a step out into the store; ``False`` if another run, which was at it already, made the artifact."""
-    made: list[str] = []
-    started = time.perf_counter()
-
-    def write(folder: Path) -> None:
-        made.append(identity)
-        pool = current()
-        before = replace(pool.tally, lost=list(pool.tally.lost))
-        if section == "train":
-            call_others(world(), step.name, inputs.folders, store.checkpoints(identity))
-        if section == "base":
-            receipt = make_base(inputs.recipe, inputs, folder)
-        else:
-            receipt = carry_out(section, step, inputs, folder, store.checkpoints(identity))
-        cost = {
-            "seconds": round(time.perf_counter() - started, 2),
-            "peak_memory_mib": peak_memory_mib(),
-            **receipt.pop("cost", {}),
-        }
-        if pool.tally.items > before.items and not isinstance(pool, Local):
-            since = Tally(pool.tally.items - before.items, pool.tally.lost[len(before.lost) :])
-            cost["workers"] = {"on": pool.name, **since.summary()}
-        (folder / RECEIPT).write_text(json.dumps({"receipt": receipt, "cost": cost, "step": name}, indent=1, default=str))
-
-    store.put(identity, write)
-    return bool(made)
-
-
-def _uses_base(section: str, step: Any) -> bool:
-    if section == "base":
-        return False
-    fields = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
-    if section == "data":
-        uses = bool(fields["synthesize"] or fields["label"] or fields["select"]) and fields["model"] in (None, BASE)
-        return uses or fields["reference"] == BASE
-    if section == "edit":
-        return fields["base"] in (None, BASE)
-    return section in ("train", "quantize", "export") and fields["model"] in (None, BASE)

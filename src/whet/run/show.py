@@ -1,4 +1,4 @@
-"""Prints runs and comparisons: what each step did, what it cost, and why it ran or was reused; what each comparison found."""
+"""Prints runs, comparisons and races: what each step did, what it cost, and why it ran or was reused; what was found."""
 
 from __future__ import annotations
 
@@ -66,15 +66,23 @@ def show_all() -> tuple[list[dict[str, Any]], str]:
             for c in compared
         )
         text = "\n".join([text, "", "comparisons", *rows])
+    raced = ledger.races()
+    data += [{"race": r.id, "name": r.name, "status": r.status, "started": r.started} for r in raced]
+    if raced:
+        rows = (f"{r.id}  {len(r.result['scores']):>3} algorithms  {r.started:%Y-%m-%d %H:%M}" for r in raced)
+        text = "\n".join([text, "", "races", *rows])
     return data, text or "no runs yet; try: whet run quickstart"
 
 
 def show(reference: str) -> tuple[dict[str, Any], str]:
-    """A run or a comparison, as data and as text; where a name or a beginning is that of both, the run."""
+    """A run, a comparison or a race, as data and as text; where a name or a beginning is that of several, the first of these."""
     ledger = _settled()
     is_run = reference == "last" or any(r.recipe == reference or r.id.startswith(reference) for r in ledger.runs())
     is_comparison = any(c.name == reference or c.id.startswith(reference) for c in ledger.comparisons())
-    return show_comparison(reference) if is_comparison and not is_run else show_run(reference)
+    is_race = any(r.name == reference or r.id.startswith(reference) for r in ledger.races())
+    if is_run or not (is_comparison or is_race):
+        return show_run(reference)
+    return show_comparison(reference) if is_comparison else show_race(reference)
 
 
 def show_comparison(reference: str) -> tuple[dict[str, Any], str]:
@@ -98,6 +106,14 @@ def show_comparison(reference: str) -> tuple[dict[str, Any], str]:
         return data, "\n".join([head, *record.result.values()])
     page = store.scratch / "runs" / record.id / "compare.html"
     return data, "\n".join([head, *lines(record.result)[1:], *([f"page: {page}"] if page.is_file() else [])])
+
+
+def show_race(reference: str) -> tuple[dict[str, Any], str]:
+    """One race with its times and scores, as data and as text."""
+    from whet.run.race.page import lines
+
+    result = _settled().race(reference).result
+    return result, "\n".join([*lines(result), f"page: {result['page']}"])
 
 
 def show_run(reference: str) -> tuple[dict[str, Any], str]:

@@ -13,6 +13,7 @@ from whet.model import quiet_transformers
 from whet.recipe import Recipe, read
 from whet.recipe_order import references
 from whet.recipe_steps import MODEL_SECTIONS, Step
+from whet.run.artifact import make_artifact
 from whet.run.steps import Inputs
 from whet.run.store import Store
 from whet.workers import Pool, using
@@ -41,7 +42,6 @@ class StepJob:
 def make_step(job: StepJob) -> bool:
     """Carries a step out on a worker; ``False`` if another run made its artifact meanwhile."""
     from whet.run.cluster import nested_pool
-    from whet.run.runner import make_artifact
 
     # Paths in a recipe are relative to where the command was given.
     with suppress(OSError):

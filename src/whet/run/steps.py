@@ -1,31 +1,28 @@
-"""What each kind of step does: from inputs to a folder and a receipt. Used by the runner and, in memory, by the API."""
+"""What each kind of step does: from inputs to a folder and a receipt."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet import parts
-from whet.data.tables import TEXT_COLUMNS
 from whet.errors import RecipeError
 from whet.model import Model
-from whet.recipe import Recipe, objectives
+from whet.recipe import Recipe
 from whet.recipe_steps import BASE, MODEL_SECTIONS, DataStep, EditStep, ExportStep, MeasureStep, QuantizeStep, TrainStep
 from whet.run.comparisons import compare_stages, measure_stages
+from whet.run.making import Receipt, make_data, quantize_model, reading, train_model
 from whet.run.models import open_model, save_model
-from whet.run.progress import ProgressFile
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from whet.measure.outcome import TaskResult
 
-Receipt = dict[str, Any]
 MODEL, ROWS, ADAPTER = "model", "rows", "adapter"
 TOO_LONG = ("prompts over the context", "rows over the context", "contexts cut at the left")
 """Counts in the tasks' receipts of what did not fit the model's context."""
@@ -86,51 +83,6 @@ def make_base(recipe: Recipe, inputs: Inputs, folder: Path) -> Receipt:
     return {"weights": model.parameters, "vocabulary": len(model.tokenizer), "dtype": str(model.network.dtype)}
 
 
-def make_data(step: DataStep, rows: Dataset | None, stage: Callable[[str | None], Model], seed: int) -> tuple[Dataset, Receipt]:
-    """The rows of a data step: drawn from its source (or given), then synthesized, labelled and selected.
-
-    ``stage`` opens the model of a stage, the recipe's own for ``None``. The receipt's ``cost`` counts the models' passes.
-    """
-    from whet.data.context import Context
-
-    source = step.source
-    data = source(step.split) if source is not None else rows
-    assert data is not None
-    receipt: Receipt = {"rows_in": len(data)}
-    passes = (*step.synthesize, *step.label, *step.select)
-    working = stage(step.model) if passes else None
-    reference = stage(step.reference) if passes and step.reference else None
-    cost: dict[str, float] = {}
-    for part in passes:
-        context, before = Context(working, seed, reference=reference), data
-        data = part(data, context)
-        if part in step.select and len(data) == len(before):
-            idle = f"select {parts.effective(part)['name']}: left out none of {len(data)} rows"
-            receipt["without_effect"] = [*receipt.get("without_effect", ()), idle]
-        receipt[parts.effective(part)["name"]] = {**context.receipt, "rows": len(data)}
-        cost |= {key: cost.get(key, 0) + value for key, value in context.cost.items()}
-    if "group" in data.column_names:
-        receipt["counts"] = {"group": dict(Counter(map(str, data["group"])))}
-    if cost:
-        receipt["cost"] = cost
-    if empty := _empty_cells(data):
-        receipt["empty_cells"] = empty
-    receipt |= {"rows_out": len(data), "columns": list(data.column_names), "source": getattr(source, "receipt", {})}
-    if not len(data):
-        raise RecipeError(f"data step {step.name!r} ends with no rows; its receipt: {receipt}")
-    return data, receipt
-
-
-def _empty_cells(data: Dataset) -> dict[str, int]:
-    """How many cells of each text column are null or blank, for the columns that have any."""
-    counts = {
-        name: sum(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in data[name])
-        for name in data.column_names
-        if name in TEXT_COLUMNS
-    }
-    return {name: count for name, count in counts.items() if count}
-
-
 def _data_step(step: DataStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
     from whet.generate.kept import kept_in
 
@@ -151,74 +103,10 @@ def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoin
             shutil.copytree(receipt["adapter_folder"], folder / ADAPTER)
             receipt["adapter_folder"] = ADAPTER
     else:
-        made, receipt = quantize_model(step, model, rows, inputs.recipe.seed, checkpoint)
+        made, receipt = quantize_model(step, model, rows, inputs.recipe.seed, checkpoint, in_place=True)
     lineage = {"section": section, "recipe": inputs.recipe.name, "receipt": {k: v for k, v in receipt.items() if k != "curve"}}
     save_model(made.with_lineage(lineage, step.name, [model]), folder / MODEL)
     return receipt
-
-
-def train_model(
-    step: TrainStep, model: Model, rows: Any, seed: int, checkpoint: Path | None, reference: Model | None = None
-) -> tuple[Model, Receipt]:
-    """Trains a model on rows as the step says; ``reference``: the model of the step's ``reference``.
-
-    Beside the checkpoints, where there are any, lies how far it is, see :mod:`whet.run.progress`.
-    """
-    from whet.train.distributed import world
-    from whet.train.run import train
-
-    with world().together(lambda: f"in step {step.name!r}; the same command goes on from its last checkpoint"):
-        return train(
-            model,
-            rows,
-            objective=objectives(step.objective),
-            format=step.format,
-            adapter=step.adapter,
-            optimizer=step.optimizer,
-            schedule=step.schedule,
-            reward=step.reward,
-            rollouts=step.rollouts,
-            settings=step.settings,
-            seed=seed,
-            checkpoint=checkpoint,
-            on_step=ProgressFile(checkpoint) if checkpoint is not None and not world().rank else None,
-            validate=step.validate,
-            validations=step.validations,
-            reference=reference,
-        )
-
-
-def quantize_model(
-    step: QuantizeStep, model: Model, rows: Any, seed: int, checkpoint: Path | None = None
-) -> tuple[Model, Receipt]:
-    """Quantizes a model; the step's rows calibrate."""
-    from whet.quantize.pipeline import quantize
-    from whet.quantize.settings import QuantizeSettings
-
-    given = parts.validate(parts.settings_of(QuantizeSettings), step.settings, "quantize", "a quantize step")
-    settings = {f.name: getattr(QuantizeSettings(**given), f.name) for f in dataclasses.fields(QuantizeSettings)}
-    count = settings.pop("rows")
-    calibration = token_rows(model, rows, count) if rows is not None else ()
-    made, receipt = quantize(model, calibration, seed=seed, name=step.name, checkpoint=checkpoint, **settings)
-    return made, {**receipt, "cost": {**_reading(model.parameters, sum(map(len, calibration))), **receipt.get("cost", {})}}
-
-
-def _reading(weights: int, tokens: int) -> dict[str, float]:
-    """The cost of a model's reading or writing so many tokens."""
-    return {"tokens": tokens, "flops": 2.0 * weights * tokens}
-
-
-def token_rows(model: Model, rows: Any, count: int) -> list[list[int]]:
-    """The first ``count`` rows as token ids: chats through the template, documents as text."""
-    from whet.data.prepare import prepare
-
-    columns = set(rows.column_names)
-    kind = (
-        "chat" if columns & {"completion", "messages"} and not columns & {"chosen"} and model.tokenizer.chat_template else "plain"
-    )
-    taken = rows.select(range(min(count, len(rows))))
-    units, _ = prepare(taken, parts.build("format", kind), model.tokenizer, max_length=model.context or 2048, overlong="chunk")
-    return [list(example.input_ids) for unit in units for example in unit]
 
 
 def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
@@ -237,7 +125,7 @@ def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
         def scorer(candidate: Path) -> float:
             model = open_model(candidate)
             result = task(model)
-            for unit, amount in _reading(model.parameters, _tokens(result)).items():
+            for unit, amount in reading(model.parameters, _tokens(result)).items():
                 cost[unit] += amount
             value = result.estimates[result.metric].value
             return value if is_better_high(result.metric) else -value
@@ -282,7 +170,7 @@ class _stage_folders:
 
 
 def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
-    results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder, checkpoint)
+    results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder, checkpoint, step.reference)
     found = compare_stages(results, {**parents(inputs.recipe), **step.against}, folder)
     written = sum(_tokens(r) for rs in results.values() for r in rs)
     scores = {
@@ -294,9 +182,12 @@ def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: P
     too_long = {
         f"{r.model}, {key}": r.receipt[key] for rs in results.values() for r in rs for key in TOO_LONG if r.receipt.get(key)
     }
+    judged = ((task, r.model, r.receipt.get("calibration")) for task, rs in results.items() for r in rs)
+    calibrated = {f"{model}, {task}": found["says"] for task, model, found in judged if found}
     return {
         **scores,
         **({"too_long": too_long} if too_long else {}),
+        **({"calibration": calibrated} if calibrated else {}),
         "verdicts": verdicts,
         "ended_by_themselves": ended,
         "cost": {"tokens": written},

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from whet.data.example import Batch, Example
 from whet.data.packing import count, pack
 from whet.errors import WhetError
-from whet.interrupt import asked, deferred, stop_if_asked
+from whet.interrupt import asked, deferred, join, stop_if_asked
 from whet.model import Model
 from whet.nonfinite import first_nonfinite
 from whet.train.distributed import world
@@ -32,9 +32,10 @@ from whet.train.objective import Objective
 from whet.train.provider import Provider
 from whet.train.receipt import StepLog, receipt_of
 from whet.train.settings import TrainSettings
+from whet.train.setup import prepare
 from whet.train.sharding import clip_gradients
 from whet.train.sieve import sieve
-from whet.train.training import Training, own_stream, prepare
+from whet.train.training import Training, own_stream
 
 log = logging.getLogger("whet")
 
@@ -65,7 +66,7 @@ def fit(
     on_step: Callable[[StepLog], None] | None = None,
     progress: bool | None = None,
     in_place: bool = False,
-    already: int = 0,
+    already: Mapping[str, float] | None = None,
     watch: Watch | None = None,
     reference: Model | None = None,
 ) -> FitResult:
@@ -82,7 +83,7 @@ def fit(
         resume: go on from the newest checkpoint in the folder, if there is one.
         on_step: called after each step.
         progress: shows a bar; default: on a terminal.
-        already: tokens that a model has read for this run before; they count against a budget.
+        already: what was spent for this run before (``tokens``, ``flops``, ...); it counts against a budget.
         watch: measures the model at moments of the run.
         reference: for objectives that need ``reference_logits``; it stays as it is.
 
@@ -122,16 +123,12 @@ def _run(
             training.meter.curve.append(asdict(entry))
             if watch is not None:
                 watch(training)
-            stop = asked()
             due = settings.checkpoint_every is not None and training.step % settings.checkpoint_every == 0
-            due = (
-                due
-                or time.monotonic() - saved_at > settings.checkpoint_seconds
-                or training.length.finished(training.step)
-                or stop
-            )
-            # The ranks' clocks differ, so the first one decides.
-            if folder is not None and training.world.gather(due)[0]:
+            due = due or time.monotonic() - saved_at > settings.checkpoint_seconds or training.length.finished(training.step)
+            # The ranks' clocks differ, so the first one decides when to save; a stop that one was asked for is one of all.
+            votes = training.world.gather((due, asked()))
+            stop = next((number for _, number in votes if number), None)
+            if folder is not None and (votes[0][0] or stop):
                 training.save(folder)
                 saved_at = time.monotonic()
             bar.update()
@@ -142,6 +139,7 @@ def _run(
             if on_step is not None:
                 on_step(entry)
             if stop:
+                join(stop)
                 stop_if_asked()
 
 

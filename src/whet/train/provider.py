@@ -98,7 +98,12 @@ class FixedExamples:
 
     def state(self) -> dict[str, Any]:
         """What the order depends on, so that a changed data set is noticed."""
-        return {"fingerprint": self._fingerprint(), "units": len(self.units), "seed": self.seed, "batch_size": self.batch_size}
+        return {
+            "fingerprint": fingerprint(self.units),
+            "units": len(self.units),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Checks that the order is the one of the checkpoint.
@@ -106,19 +111,7 @@ class FixedExamples:
         Raises:
             RecipeError: units, seed or batch size are others.
         """
-        for name, now in self.state().items():
-            if state[name] != now:
-                raise RecipeError(
-                    f"cannot resume: the training data's {name} was {state[name]!r} and is {now!r}; train afresh without resume"
-                )
-
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for unit in self.units:
-            for example in unit:
-                digest.update(np.asarray(example.input_ids, np.int64).tobytes())
-                digest.update(np.asarray(example.trained, np.int8).tobytes())
-        return digest.hexdigest()[:16]
+        refuse_other_data(state, self.state())
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
@@ -135,6 +128,32 @@ class FixedExamples:
             size = len(self._epoch(len(self._ends)))
             self._ends.append((self._ends[-1] if self._ends else 0) - (-size // self.batch_size))
         return self._ends[epoch]
+
+
+def fingerprint(units: Sequence[Sequence[Example]]) -> str:
+    """A hash of the units' tokens and of which are trained."""
+    digest = hashlib.sha256()
+    for unit in units:
+        for example in unit:
+            digest.update(np.asarray(example.input_ids, np.int64).tobytes())
+            digest.update(np.asarray(example.trained, np.int8).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def refuse_other_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises RecipeError if what the order depends on is not what it was in the checkpoint."""
+    for name, value in now.items():
+        if saved[name] != value:
+            raise RecipeError(
+                f"cannot resume: the training data's {name} was {saved[name]!r} and is {value!r}; train afresh without resume"
+            )
+
+
+def fixed_order(schedule: Any) -> Schedule:
+    """The schedule, or in place of one that reacts to losses, for trials that measure none, a shuffled order."""
+    from whet.data.order import permutation
+
+    return permutation if hasattr(schedule, "weights") else schedule
 
 
 def _refuse_repeats(order: np.ndarray, size: int, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""From rows to a trained model: formats the rows, computes reference log-probabilities once, and hands all to the one loop."""
+"""From rows to a trained model: makes rows into what the one loop is fed with, and says what all of it took."""
 
 from __future__ import annotations
 
@@ -7,31 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from whet import parts
-from whet.data.example import Example
-from whet.data.prepare import prepare
+from whet.data.mixture import refuse_unmixable
 from whet.generate.divergence import refuse_other_vocabulary
 from whet.model import Model, template_hash
 from whet.train.combine import combine
-from whet.train.distributed import world
-from whet.train.loop import fit
-from whet.train.policy import HFPolicy
-from whet.train.precision import attention_for
-from whet.train.provider import FixedExamples
-from whet.train.rollouts import RolloutProvider, RolloutSettings
+from whet.train.feed import Feed, fixed, sampled
+from whet.train.loop import FitResult, fit
 from whet.train.sampled import sampled_outputs
 from whet.train.settings import TrainSettings
-from whet.train.token_values import reader
-from whet.train.training import precision_of
+from whet.train.setup import precision_of
 from whet.train.watching import watcher
 
 if TYPE_CHECKING:
     from whet.train.objective import Objective
-
-SCORE_TOKENS = 8192
-"""Positions of a forward pass that only scores."""
 
 
 def train(
@@ -76,49 +65,43 @@ def train(
     chosen = TrainSettings(
         **parts.validate(parts.settings_of(TrainSettings), {"seed": seed, **settings}, "train", "a train step")
     )
-    combined = combine(objective[0][1] if len(objective) == 1 and objective[0][0] == 1.0 else objective)
+    learner: Any = combine(objective[0][1] if len(objective) == 1 and objective[0][0] == 1.0 else objective)
     schedule = parts.build("schedule", schedule)
-    anchor = reference or model
+    refuse_unmixable(schedule, learner.needs)
     if reference is not None:
         refuse_other_vocabulary(model, reference)
-    temperature = 1.0
-    prepared: dict[str, Any] = {}
-    units: list[list[Example]] = []
-    if "rollouts" in combined.needs:
-        sampling = RolloutSettings(**parts.validate(parts.settings_of(RolloutSettings), rollouts or {}, "rollouts", "rollouts"))
-        learner: Any = combined
-        provider: Any = RolloutProvider(
-            rows, parts.build("reward", reward), learner, sampling, schedule=schedule, seed=chosen.seed
-        )
-        if "reference" in combined.needs:
-            provider.bind(reference_logps=reference_reader(anchor, sampling.temperature, precision_of(chosen, model).compute))
-        temperature = sampling.temperature
+    anchor, compute = reference or model, precision_of(chosen, model).compute
+
+    def fit_on(provider: Any, steps: int | None = None, **more: Any) -> FitResult:
+        length = chosen if steps is None else replace(chosen, steps=steps, epochs=None, tokens=None, budget=None)
+        return fit(model, provider, learner, length, adapter=adapter, optimizer=optimizer, reference=reference, **more)
+
+    if "rollouts" in learner.needs:
+        feed = sampled(rows, reward, learner, rollouts or {}, schedule, chosen.seed, anchor, compute)
     else:
-        units, prepared = _units(model, rows, format or ("preference" if "pairs" in combined.needs else "chat"), chosen)
-        if "reference" in combined.needs:
-            units = with_reference_logps(anchor, units, precision_of(chosen, model).compute)
-            prepared["reference_tokens"] = sum(len(e) for unit in units for e in unit)
-        provider = FixedExamples(units, schedule, seed=chosen.seed, batch_size=chosen.batch_size)
-    result = fit(
-        model,
-        provider,
-        combined,
-        chosen,
-        adapter=adapter,
-        optimizer=optimizer,
-        temperature=temperature,
+        scored = (anchor, compute) if "reference" in learner.needs else None
+        format = format or ("preference" if "pairs" in learner.needs else "chat")
+        feed = fixed(model, rows, format, schedule, chosen, scored, fit_on, checkpoint)
+    result = fit_on(
+        feed.provider,
+        temperature=feed.temperature,
         checkpoint_folder=checkpoint,
         on_step=on_step,
-        already=int(prepared.get("reference_tokens", 0)),
+        already=feed.already,
         watch=watcher(validate, validations) if validate is not None else None,
-        reference=reference,
     )
-    receipt = {"data": prepared, **result.receipt} if prepared else dict(result.receipt)
-    receipt |= {"without_effect": idle} if (idle := _without_effect(settings, prepared)) else {}
+    return _finished(model, result, feed, settings)
+
+
+def _finished(model: Model, result: FitResult, feed: Feed, settings: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The trained model and the receipt of the whole step."""
+    receipt = {"data": dict(feed.prepared), **result.receipt} if feed.prepared else dict(result.receipt)
+    receipt |= {"without_effect": idle} if (idle := _without_effect(settings, feed.prepared)) else {}
     # The weights are used to this template from now on, whatever the model started with.
     made = replace(result.model, lineage={**result.model.lineage, "template": template_hash(model.tokenizer)})
-    receipt |= {"outputs": outputs} if (outputs := sampled_outputs(made, units)) else {}
-    receipt["cost"] = _whole_cost(receipt, model.parameters, prepared)
+    receipt |= {"outputs": outputs} if (outputs := sampled_outputs(made, feed.units)) else {}
+    receipt |= {"skills_graph": dict(feed.graph)} if feed.graph else {}
+    receipt["cost"] = _whole_cost(receipt, model.parameters, feed)
     return made, receipt
 
 
@@ -130,64 +113,17 @@ def _without_effect(settings: Mapping[str, Any], prepared: Mapping[str, Any]) ->
     return [f"{name}: {settings[name]} changed nothing, {why}" for name in ("max_length", "overlong") if settings.get(name)]
 
 
-def _units(model: Model, rows: Any, format: Any, settings: TrainSettings) -> tuple[list[list[Example]], dict[str, Any]]:
-    limit = settings.max_length or model.context or 1 << 30
-    return prepare(
-        rows,
-        parts.build("format", format),
-        model.tokenizer,
-        max_length=limit,
-        overlong=settings.overlong,
-        vocabulary=model.vocabulary,
-    )
-
-
-def reference_reader(
-    model: Model, temperature: float = 1.0, compute: torch.dtype = torch.float32
-) -> Callable[[Sequence[Example]], list[list[float]]]:
-    """Reads the log-probabilities of a model that training leaves as it is.
-
-    ``compute``: the format of the products. In the format of training the policy begins exactly at its reference.
+def _whole_cost(receipt: Mapping[str, Any], weights: int, feed: Feed) -> dict[str, Any]:
+    """Tokens, FLOPs and examples of the step: on top of the loop's own what came before it (a reference model, a graph of skills), sampling, and
+    what a schedule had measured, whose operations the loop has counted. What is only looked at (``outputs``, validation) does not
+    count.
     """
-    policy = HFPolicy(model.network, compute, temperature)
-    read = reader(
-        policy.logps,
-        micro_tokens=SCORE_TOKENS,
-        share=policy.shares_packs,
-        stems=policy.shares_stems,
-        device=policy.device,
-        world=world(),
-    )
-
-    def in_fast_attention(examples: Sequence[Example]) -> list[list[float]]:
-        with attention_for(model.network, compute, max(map(len, examples), default=0)):
-            numbers = read(examples)
-        policy.forget()
-        return numbers
-
-    return in_fast_attention
-
-
-def with_reference_logps(
-    model: Model, units: Sequence[Sequence[Example]], compute: torch.dtype = torch.float32
-) -> list[list[Example]]:
-    """The units with ``token_values["reference_logps"]``, computed once before training; see :func:`reference_reader`."""
-    read = reference_reader(model, compute=compute)
-    numbers = iter(read([replace(e, unit=k) for k, unit in enumerate(units) for e in unit]))
-    return [[replace(e, token_values={**e.token_values, "reference_logps": next(numbers)}) for e in unit] for unit in units]
-
-
-def _whole_cost(receipt: Mapping[str, Any], weights: int, prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """Tokens and FLOPs of the step, with those of the reference model and of sampling on top of the loop's own; what is only looked
-    at (``outputs``, validation) does not count.
-    """
-    cost = dict(receipt["cost"])
-    sampled = receipt.get("provider") or {}
-    extra = (
-        int(prepared.get("reference_tokens", 0)) + int(sampled.get("prefill_tokens", 0)) + int(sampled.get("decode_tokens", 0))
-    )
+    cost, provider = receipt["cost"], receipt.get("provider") or {}
+    read = int(provider.get("prefill_tokens", 0)) + int(provider.get("decode_tokens", 0))
+    before = feed.already
     return {
-        "tokens": int(cost["tokens"]) + extra,
-        "flops": float(cost["flops"]) + 2.0 * weights * extra,
-        "seconds_training": round(float(cost["seconds"]), 2),
+        "tokens": int(cost["tokens"]) + read + int(provider.get("measured_tokens", 0)) + int(before.get("tokens", 0)),
+        "flops": float(cost["flops"]) + 2.0 * weights * read + before.get("flops", 0.0),
+        "examples": int(receipt["rows"]) + int(before.get("examples", 0)),
+        "seconds_training": round(float(cost["seconds"]) + before.get("seconds", 0.0), 2),
     }

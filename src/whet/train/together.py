@@ -27,7 +27,7 @@ PATIENCE = 0.5
 """Seconds after which all ranks but one are taken for all that still live."""
 FAREWELL = 2.0
 """Seconds that the first rank waits for the others to have read the reason; at most."""
-REASON = "failed"
+REASON, STOPPED = "failed", "stopped"
 BROKEN = re.compile(r"gloo|nccl|connection|socket|broken pipe|store|timed? ?out", re.IGNORECASE)
 """What messages say when another process is gone."""
 
@@ -86,6 +86,9 @@ def _explained(world: World, error: BaseException, where: Callable[[], str]) -> 
     broken = isinstance(error, _Ended) or (isinstance(error, (RuntimeError, OSError)) and bool(BROKEN.search(str(error))))
     try:
         text = f"{_lost(world, error)} {where()}" if broken else f"rank {world.rank}: {_described(error)}"
+        if isinstance(error, KeyboardInterrupt):
+            # All were asked to stop, and each does; this is no failure of one that the others have to be told.
+            text = STOPPED
         first = world.store.compare_set(REASON, "", text).decode()
         _stay(world)
     except RuntimeError:

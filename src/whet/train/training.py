@@ -6,32 +6,25 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from whet import parts
-from whet.budget import Budget
 from whet.errors import RecipeError
-from whet.generate.divergence import refuse_other_vocabulary
 from whet.model import Model
 from whet.train import checkpoint as checkpoints
-from whet.train.combine import WeightedSum, combine
-from whet.train.distributed import World, world
+from whet.train.distributed import World
 from whet.train.length import Length
 from whet.train.policy import HFPolicy, Work
-from whet.train.precision import Choice, attention_for, choose, keep_memory
+from whet.train.precision import Choice, attention_for, keep_memory
 from whet.train.probe import inner
-from whet.train.provider import total_steps
 from whet.train.receipt import Meter, flops
 from whet.train.settings import TrainSettings
-from whet.train.sharding import shard, whole
+from whet.train.sharding import whole
 from whet.train.sieve import Dropped
-from whet.train.token_values import reader
 
 log = logging.getLogger("whet")
 
@@ -42,7 +35,7 @@ MICRO_TOKENS = {"cpu": 2048}
 @dataclass
 class Training:
     """A run in progress, on this rank of ``world``; ``shape`` is the network without weights where these are spread over
-    ranks; ``already`` are tokens that were read before it began.
+    ranks; ``already`` is what was spent for it before it began, by unit of a budget.
     """
 
     model: Model
@@ -60,7 +53,7 @@ class Training:
     identity: dict[str, Any]
     world: World
     shape: nn.Module | None
-    already: int = 0
+    already: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
     empty: int = 0
     resumed_at: int = 0
@@ -106,15 +99,19 @@ class Training:
         """What the run has taken so far, in every unit of a budget."""
         weights = sum(p.numel() for p in self.policy.network.parameters())
         trained = sum(p.numel() for _, p in self.parameters)
-        read = self.already + int(getattr(self.provider, "sampled_tokens", 0))
+        sampled = int(getattr(self.provider, "sampled_tokens", 0))
+        # The policy itself reads these, so their operations are among its work.
+        measured = int(getattr(self.provider, "measured_tokens", 0))
         others = self.reference_cost()
-        own = flops(weights, trained, self.work(), self.settings.gradient_checkpointing)
-        return {
-            "tokens": float(self.meter.tokens + read) + others["tokens"],
-            "examples": float(self.meter.rows),
-            "flops": own + 2.0 * weights * read + others["flops"],
-            "seconds": float(self.world.gather(self.meter.seconds)[0]),
+        own = {
+            "tokens": self.meter.tokens + sampled + measured + others["tokens"],
+            "examples": self.meter.rows,
+            "flops": flops(weights, trained, self.work(), self.settings.gradient_checkpointing)
+            + 2.0 * weights * sampled
+            + others["flops"],
+            "seconds": self.world.gather(self.meter.seconds)[0],
         }
+        return {unit: float(amount) + self.already.get(unit, 0.0) for unit, amount in own.items()}
 
     def reference_cost(self) -> dict[str, float]:
         """Tokens and FLOPs of the references' forward passes, which read what the policy reads."""
@@ -186,156 +183,10 @@ class Training:
             own_stream(self.settings.seed, self.world, saved.step)
 
 
-def prepare(
-    model: Model,
-    provider: Any,
-    objective: Any,
-    settings: TrainSettings,
-    adapter: Any,
-    optimizer: Any,
-    temperature: float,
-    in_place: bool,
-    already: int = 0,
-    reference: Model | None = None,
-) -> Training:
-    """Attaches the adapter, chooses the formats and builds the optimizer; the arguments are those of :func:`whet.train.loop.fit`.
-
-    Raises:
-        RecipeError: nothing would be trained, or settings that do not fit the model or each other.
-    """
-    objective, adapter = combine(objective), parts.build("adapter", adapter)
-    optimizer = parts.build("optimizer", optimizer)
-    precision = precision_of(settings, model)
-    others = _references(objective.needs, model, reference, precision.compute, in_place)
-    network: Any = model.network if in_place else model.copy().network
-    start_dtype, width = network.dtype, _width(network)
-    network = _attached(adapter, network, model.quantized)
-    head = _value_head(width, model.network.device) if "values" in objective.needs else None
-    policy, ranks = HFPolicy(network, precision.compute, temperature, head, others), world()
-    shape = shard(policy, ranks)
-    _bind(provider, policy, ranks)
-    parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    parameters += [(f"value_head.{n}", p) for n, p in head.named_parameters()] if head else []
-    if not parameters:
-        raise RecipeError(f"adapter {parts.effective(adapter)}: it leaves nothing to train")
-    budget = Budget.parse(settings.budget) if settings.budget else None
-    steps = None
-    if budget is None:
-        steps = total_steps(provider, steps=settings.steps, epochs=settings.epochs, tokens=settings.tokens)
-    identity = {
-        "settings": settings.fixed(),
-        "objective": _described(objective),
-        "adapter": parts.effective(adapter),
-        "optimizer": parts.effective(optimizer),
-        "temperature": temperature,
-        "compute": str(precision.compute),
-        "steps": steps,
-    }
-    training = Training(
-        model=model,
-        policy=policy,
-        objective=objective,
-        provider=provider,
-        adapter=adapter,
-        optimizer=optimizer(parameters),
-        parameters=parameters,
-        settings=settings,
-        length=Length(steps, budget),
-        limit=_limit(settings, model),
-        precision=precision,
-        start_dtype=start_dtype,
-        identity=identity,
-        world=ranks,
-        shape=shape,
-        already=already,
-    )
-    if budget is not None:
-        training.length.spent = training.spent()[budget.unit]
-    return training
-
-
-def _attached(adapter: Any, network: Any, codes: Mapping[str, Any]) -> Any:
-    """The network to train.
-
-    Raises:
-        RecipeError: the model is quantized and the adapter would make it dense.
-    """
-    if not codes:
-        return adapter.attach(network)
-    if not hasattr(adapter, "attach_codes"):
-        name = parts.effective(adapter)["name"]
-        raise RecipeError(
-            f"adapter {name}: the model is quantized and would come out dense; take adapter scales, which keeps its codes, or train the "
-            "stage that it was quantized from"
-        )
-    return adapter.attach_codes(network, codes)
-
-
-def _references(
-    needs: frozenset[str], start: Model, reference: Model | None, compute: torch.dtype, in_place: bool
-) -> dict[str, HFPolicy]:
-    """The models that the objective holds the policy against, as policies that are not trained; each process has them whole.
-
-    Raises:
-        RecipeError: it needs another model and none was given.
-        ModelError: the models' tokens do not mean the same.
-    """
-    found = {}
-    if "reference_logits" in needs:
-        if reference is None:
-            raise RecipeError("the objective holds the policy against another model: give one as the train step's `reference`")
-        refuse_other_vocabulary(start, reference)
-        found["reference"] = HFPolicy(reference.network.eval(), compute)
-    if "start_logits" in needs:
-        found["start"] = HFPolicy((start.copy() if in_place else start).network.eval(), compute)
-    return found
-
-
 def own_stream(seed: int, world: World, step: int = 0) -> None:
     """Gives every rank but the first random numbers of its own; all have drawn the same until now."""
     if world.rank:
         torch.manual_seed((seed * 1_000_003 + step) * 65_537 + world.rank)
-
-
-def _bind(provider: Any, policy: HFPolicy, ranks: World) -> None:
-    """Lets rollouts carry the value head's predictions and, where training rounds its products, the trainer's log-probabilities
-    for the sampler's, which differ from them by that rounding: the ratio must begin at 1."""
-    if hasattr(provider, "bind"):
-        read = partial(reader, share=policy.shares_packs, stems=policy.shares_stems, device=policy.device, world=ranks)
-        provider.bind(
-            old_values=read(policy.values) if policy.value_head is not None else None,
-            old_logps=read(policy.logps) if policy.compute is not torch.float32 else None,
-        )
-
-
-def _limit(settings: TrainSettings, model: Model) -> int:
-    context = model.context or (1 << 30)
-    if settings.max_length is not None and settings.max_length > context:
-        raise RecipeError(f"max_length: {settings.max_length} is more than the model's context of {context} tokens")
-    return settings.max_length or context
-
-
-def precision_of(settings: TrainSettings, model: Model) -> Choice:
-    """The format of training's products on this model's device."""
-    return choose(settings.precision, model.network.device, _width(model.network))
-
-
-def _width(network: Any) -> int:
-    return int(getattr(network.config.get_text_config(), "hidden_size", 0) or 0)
-
-
-def _value_head(width: int, device: torch.device) -> nn.Linear:
-    """A linear layer that says 0 at first, so that it does not disturb the start."""
-    head = nn.Linear(width, 1, device=device)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def _described(objective: Any) -> Any:
-    if isinstance(objective, WeightedSum):
-        return [{"weight": weight, **parts.effective(o)} for _, weight, o in objective.parts]
-    return parts.effective(objective)
 
 
 def _refuse_other(saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -13,30 +13,25 @@ import numpy as np
 import pytest
 
 import whet
+from tiny import llama
 from whet.cli import main
 from whet.errors import RecipeError, WhetError
 from whet.run.check import check_recipe
 from whet.run.compare import carry, jobs
 from whet.run.compare import page as pages
-from whet.run.compare.carry import Comparison, compare_recipe
+from whet.run.compare import summary as summaries
+from whet.run.compare.arms import Comparison
+from whet.run.compare.carry import compare_recipe
 from whet.run.compare.command import compare_and_show
 from whet.run.compare.jobs import Done, Job
+from whet.run.compare.spending import Spending
 from whet.run.ledger import ComparisonRecord, Ledger
 from whet.run.show import show, show_all
 from whet.run.store import Store
 
 EASY = {"name": "nanoworld", "skills": ["variables"], "difficulty": [1, 1]}
 TASK = {"name": "answers", "data": {**EASY, "rows": 8, "seed": 3}, "max_new_tokens": 4}
-LLAMA = {
-    "name": "llama",
-    "hidden_size": 16,
-    "layers": 1,
-    "heads": 2,
-    "key_value_heads": 1,
-    "intermediate_size": 32,
-    "vocab_size": 300,
-    "context": 256,
-}
+LLAMA = llama(hidden_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +118,30 @@ def test_calibration_and_selecting_count() -> None:
 # ---- failures and stopping
 
 
+def test_flips_against_a_reference_are_judged_and_what_the_reference_took_is_not_counted() -> None:
+    train = [
+        {"name": "old", "data": "chats", "model": "base", "steps": 5, "batch_size": 4},
+        recipe()["train"][0] | {"model": "base"},
+    ]
+    measure = [{"name": "scores", "tasks": [TASK], "reference": "old"}]
+    variants = {"old": {}, "new": {}, "slow": {"train.one.lr": 1e-4}}
+    stage = {"old": "old", "new": "one", "slow": "one"}
+    comparison = compared(recipe(train=train, measure=measure), variants=variants, seeds=2, stage=stage)
+    assert {v.task for v in comparison.verdicts} == {"answers", "negative flips in answers"}
+    flips = comparison.results["negative flips in answers"]
+    assert not any(o.score for result in flips["old"].values() for o in result.outcomes)
+    assert all(r.model == name for name, by_seed in flips.items() for r in by_seed.values())
+    assert all(not v.better_high for v in comparison.verdicts if v.task.startswith("negative"))
+    assert spent(comparison)["new"] == spent(comparison)["slow"] and spent(comparison)["old"][0] > spent(comparison)["new"][0]
+
+
+def test_a_reference_without_a_task_that_has_flips_is_refused() -> None:
+    replies = {"name": "replies", "data": TASK["data"]}
+    measure = [{"name": "scores", "tasks": [replies], "reference": "base"}]
+    with pytest.raises(WhetError, match="reference 'base': flips are counted where more is better"):
+        compared(recipe(measure=measure), variants={"a": {}, "b": {"train.one.lr": 1e-4}}, seeds=1)
+
+
 def test_a_variant_that_fails_leaves_the_others_judged() -> None:
     variants = {"plain": {}, "slow": {"train.0.lr": 1e-4}, "broken": {"train.0.data": "gone"}}
     data = [*recipe()["data"], {"name": "gone", "source": {"name": "file", "path": "absent.jsonl"}}]
@@ -172,7 +191,7 @@ def _simulate(
         run.append((job.variant, job.seed))
         if why := (failing or {}).get((job.variant, job.seed)):
             return Done(job, error=why)
-        cost = jobs.StepCost("one", "train", "x", tokens=(tokens or {}).get(job.variant, 100))
+        cost = jobs.StepCost("one", "train", "x", Spending(tokens=(tokens or {}).get(job.variant, 100)))
         return Done(job, run=f"{job.variant}-{job.seed}", steps=[cost])
 
     def read_results(done: Done, store: Store, step: str | None = None) -> dict[str, Any]:
@@ -195,7 +214,7 @@ def _without_records(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> None:
 
     monkeypatch.setattr(carry, "recorded", lambda *_: nullcontext(SimpleNamespace()))
     monkeypatch.setattr(pages, "write_page", lambda *_: None)
-    monkeypatch.setattr(pages, "summary", lambda *_: {})
+    monkeypatch.setattr(summaries, "summary", lambda *_: {})
     plan = carry.make_plan(recipe(), **asked)
     monkeypatch.setattr(carry, "make_plan", lambda *_, **__: plan)
     monkeypatch.setattr(jobs, "document_for", lambda *_, **__: {})
@@ -254,11 +273,19 @@ def test_the_budget_to_a_target_and_seeds_that_never_reach_it() -> None:
     assert all(0 < r.cost < r.budget for r in target.second_reached)
     page = next(Store.open().scratch.glob("runs/*/compare.html")).read_text()
     assert "(never)" in page and "Budget to reach" in page
+    kept = json.loads(next(Store.open().scratch.glob("runs/*/comparison.json")).read_text(), parse_constant=pytest.fail)
+    assert kept["targets"][0]["ratio"] == 0 and "(never)" in kept["targets"][0]["first_costs"] and kept["unit"] == "tokens"
 
 
 def test_a_target_that_is_not_watched_for_is_said_before_anything_runs() -> None:
     with pytest.raises(RecipeError, match="is not watched while it trains"):
         compared(recipe(), vary={"train.0.lr": [1e-3, 1e-4]}, target="accuracy=0.5")
+    watched = [
+        {"name": "one", "data": "chats", "steps": 2, "batch_size": 4, "validate": {"name": "replies", "data": TASK["data"]}}
+    ]
+    with pytest.raises(RecipeError, match=r"target: unknown metric 'accuracy': .*Known: perplexity .*'one' is watched by"):
+        compared(recipe(train=watched), vary={"train.0.lr": [1e-3, 1e-4]}, target="accuracy=0.5")
+    assert show_all()[0] == []
 
 
 # ---- going on, pools, records

@@ -8,8 +8,8 @@ import pytest
 from whet.errors import DataError
 from whet.measure.outcome import Estimate, Outcome, TaskResult
 from whet.run.compare.jobs import Done, Job
-from whet.run.compare.spending import StepCost, matched, spending
-from whet.run.compare.target import performance_profile, time_to_target
+from whet.run.compare.spending import Spending, StepCost, matched, spending, step_cost
+from whet.run.compare.target import time_to_target
 from whet.run.compare.verdicts import judge, pairs
 
 
@@ -110,7 +110,7 @@ def test_many_variants_are_each_judged_against_the_first():
 
 
 def step(name, section="train", tokens=0, identity=None):
-    return StepCost(name, section, identity or name, tokens=tokens, kinds={"training": tokens})
+    return StepCost(name, section, identity or name, Spending(tokens=tokens, kinds={"training": tokens}))
 
 
 def test_shared_steps_and_measuring_cost_a_variant_nothing():
@@ -134,6 +134,20 @@ def arms(**by_name):
     }
 
 
+def test_time_to_target_has_the_time_of_selecting_in_it():
+    done, _ = watched([(20, 0.5), (40, 0.7)])
+    receipt, cost = {"rows": 9}, {"tokens": 100, "seconds": 7.5, "seconds_training": 5.0}
+    selecting = step_cost("hard", "data", "h", {"el2n": {}}, {"tokens": 300, "flops": 1.0, "examples": 64, "seconds": 30.0})
+    trained = step_cost("sft", "train", "s", receipt, cost)
+    assert (selecting.spent.examples, trained.spent.examples, trained.spent.seconds) == (64, 9, 5.0)
+    points = [{"tokens": 40, "seconds": 2.0, "examples": 4, "estimates": {"accuracy": [0.7, 0.7, 0.7]}}]
+    done = Done(done.job, steps=[selecting, trained], curves={"sft": {"curve": [], "validation": points}})
+    arm = ({0: done}, {0: spending(done.steps)})
+    for unit, cost_then in (("tokens", 340), ("seconds", 32.0), ("examples", 68)):
+        verdict = time_to_target(("accuracy", 0.6), {"a": arm, "b": arm}, unit)[0]
+        assert verdict.first_reached[0].cost == cost_then
+
+
 def test_time_to_target_and_seeds_that_never_reach_it():
     quick = [watched([(20, 0.5), (40, 0.7)], s) for s in range(6)]
     slow = [watched([(20, 0.1), (40, 0.3), (80, 0.61)], s) for s in range(5)] + [watched([(80, 0.2)], 5)]
@@ -141,13 +155,3 @@ def test_time_to_target_and_seeds_that_never_reach_it():
     assert verdict.ratio == 2.0 and verdict.censored == 1 and verdict.test == "log-rank" and verdict.p < 0.05
     signs = time_to_target(("accuracy", 0.6), arms(quick=quick[:5], slow=slow[:5]), "tokens")[0]
     assert signs.test == "sign test over 5 seeds" and signs.p == pytest.approx(2 * 0.5**5)
-
-
-def test_the_performance_profile_of_a_hand_made_table():
-    assert performance_profile({"fast": [1, 1], "slow": [2, 4], "never": [math.inf, math.inf]}) == {
-        "fast": 1.0,
-        "slow": pytest.approx((2 / 3 + 0) / 2),
-        "never": 0.0,
-    }
-    scaled = performance_profile({"a": [10, 3], "b": [20, 1]})
-    assert scaled == performance_profile({"a": [1, 3], "b": [2, 1]})

@@ -3,13 +3,20 @@
 const box = document.getElementById("live");
 let shown = null, running = null;
 
+// What a reader has opened or folded stays so.
+function replace(text) {
+  const before = new Map([...box.querySelectorAll("details")].map(d => [d.id, d.open]));
+  box.innerHTML = shown = text;
+  for (const d of box.querySelectorAll("details")) if (before.has(d.id)) d.open = before.get(d.id);
+}
+
 async function look() {
   if (!document.hidden) {
     try {
       const answer = await fetch(box.dataset.from);
       const text = await answer.text();
       const now = Number(answer.headers.get("X-Running"));
-      if (answer.ok && text !== shown) box.innerHTML = shown = text;
+      if (answer.ok && text !== shown) replace(text);
       // Something ended: the rest of the page has news.
       if (answer.ok && running > 0 && now < running) location.reload();
       if (answer.ok) running = now;

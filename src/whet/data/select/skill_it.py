@@ -10,7 +10,7 @@ rows for goes to the others in the same proportions. ``influence`` holds the ent
 is 1. Without any, skills count by their own loss alone; with ``eta: 0`` all get the same number.
 
 This is one round of the method: losses are those of the model before training, on the pool's own rows, which it has not seen since
-it was changed. The paper measures them again every some hundred steps, on held-out rows, and shifts the mixture while it trains.
+it was changed. The schedule ``skill-it`` measures them again while training, on held-out rows, and shifts the mixture as they fall.
 Default: eta 0.5, the paper's on its synthetic skills; the larger, the more unequal.
 
 Paper: skill-it — Skill-it! A Data-Driven Skills Framework for Understanding and Training Language Models
@@ -30,8 +30,9 @@ from whet.data.amount import kept_rows, largest_remainders, refuse_unclear
 from whet.data.context import Context
 from whet.data.drift import replies
 from whet.data.example import Example
+from whet.data.mixture import influence_matrix, mixture
 from whet.data.rows import missing_column
-from whet.errors import DataError, RecipeError, unknown
+from whet.errors import DataError
 from whet.generate.likelihood import sequence_logps
 from whet.model import Model
 
@@ -61,12 +62,12 @@ class SkillIt:
         column = data[self.by]
         skills = [str(column[i]) for i in numbers]
         names = sorted(set(skills))
-        matrix = self._matrix(names)
+        matrix = influence_matrix(names, names, self.influence)
         losses = _losses(model, examples, skills, names)
-        mixture = mixture_of(losses, matrix, self.eta)
+        shares = mixture(losses, matrix, self.eta)
         order = np.random.default_rng(context.seed).permutation(len(skills)).tolist()
         waiting = {name: [i for i in order if skills[i] == name] for name in names}
-        taken = fill(mixture, [len(waiting[name]) for name in names], count)
+        taken = fill(shares, [len(waiting[name]) for name in names], count)
         context.spend(sum(map(len, examples)), model)
         context.receipt.update(
             rows_in=len(data),
@@ -74,27 +75,10 @@ class SkillIt:
             rows_unusable=len(data) - len(examples),
             groups=[
                 {"name": name, "rows": len(waiting[name]), "loss": loss, "share": float(p), "chosen": chosen}
-                for name, loss, p, chosen in zip(names, losses, mixture, taken)
+                for name, loss, p, chosen in zip(names, losses, shares, taken)
             ],
         )
         return data.select(sorted(numbers[i] for name, chosen in zip(names, taken) for i in waiting[name][:chosen]))
-
-    def _matrix(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """A [skills, skills].
-
-        Raises:
-            RecipeError: an entry of a skill that is not there, or a negative one.
-        """
-        matrix = np.eye(len(names))
-        for source, helped in (self.influence or {}).items():
-            for target, weight in helped.items():
-                for name in (source, target):
-                    if name not in names:
-                        raise RecipeError(f"skill-it: influence: {unknown('skill', name, names)}")
-                if not weight >= 0:
-                    raise RecipeError(f"skill-it: influence of {source!r} on {target!r}: expected 0 or more, got {weight}")
-                matrix[names.index(source), names.index(target)] = weight
-        return matrix
 
 
 def _losses(model: Model, examples: Sequence[Example], skills: Sequence[str], names: Sequence[str]) -> list[float]:
@@ -104,20 +88,8 @@ def _losses(model: Model, examples: Sequence[Example], skills: Sequence[str], na
     return [-float(np.mean(np.concatenate([row for row, s in zip(logps, skills) if s == name]))) for name in names]
 
 
-def mixture_of(losses: Sequence[float], matrix: NDArray[np.float64], eta: float) -> NDArray[np.float64]:
-    """The skills' shares p [skills].
-
-    >>> mixture_of([1.0, 1.0], np.eye(2), 0.5).tolist()
-    [0.5, 0.5]
-    """
-    scores = eta * (matrix @ np.asarray(losses, np.float64))
-    weights = np.exp(scores - scores.max())
-    shares: NDArray[np.float64] = weights / weights.sum()
-    return shares
-
-
-def fill(mixture: NDArray[np.float64], sizes: Sequence[int], count: int) -> list[int]:
-    """``count`` rows divided in proportion to the mixture, no skill above its size; what one cannot use goes to the others.
+def fill(shares: NDArray[np.float64], sizes: Sequence[int], count: int) -> list[int]:
+    """``count`` rows divided in proportion to the shares, no skill above its size; what one cannot use goes to the others.
 
     >>> fill(np.array([0.8, 0.1, 0.1]), [2, 10, 10], 8)
     [2, 3, 3]
@@ -126,7 +98,7 @@ def fill(mixture: NDArray[np.float64], sizes: Sequence[int], count: int) -> list
     while left := count - sum(taken):
         open_ = [k for k, size in enumerate(sizes) if taken[k] < size]
         # A share may underflow to 0 while there are rows to choose.
-        quota = largest_remainders([max(float(mixture[k]), 1e-12) for k in open_], left)
+        quota = largest_remainders([max(float(shares[k]), 1e-12) for k in open_], left)
         for k, more in zip(open_, quota):
             taken[k] = min(sizes[k], taken[k] + more)
     return taken

@@ -16,12 +16,16 @@ Paper: muscle — MUSCLE: A Model Update Strategy for Compatible LLM Evolution
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from whet.errors import DataError
-from whet.measure.estimates import documents_of, is_binary, mean
-from whet.measure.outcome import Estimate, Outcome
+from whet.measure.conditions import digest
+from whet.measure.estimates import by_groups, documents_of, is_better_high, is_binary, mean, split_key, values_of
+from whet.measure.outcome import Estimate, Outcome, TaskResult
+
+NEGATIVE_FLIPS = "negative_flips"
+"""The metric of :func:`flip_result`."""
 
 Rate = Literal["negative", "negative-mc", "positive"]
 
@@ -94,3 +98,37 @@ def flip_rates(old: Sequence[Outcome], new: Sequence[Outcome]) -> FlipRates:
 def given(outcome: Outcome) -> str:
     """What the model answered: the extracted answer, or the whole completion where nothing could be extracted."""
     return outcome.answer or outcome.completion.strip()
+
+
+def flip_title(task: str) -> str:
+    """The name of a task's negative flips."""
+    return f"negative flips in {task}"
+
+
+def flip_result(reference: TaskResult, result: TaskResult) -> TaskResult | None:
+    """Negative flips as a result of their own, which can be judged like any other: an example's score is 1 if the model scores
+    lower than the reference there, else 0. ``None`` where less is better, for which flips are not defined.
+
+    Its conditions hold a hash of the reference's scores: flips against another reference cannot be compared with these.
+
+    Raises:
+        DataError: the examples differ.
+    """
+    if not is_better_high(result.metric):
+        return None
+    old = {outcome.id: outcome.score for outcome in reference.outcomes}
+    outcomes = tuple(replace(b, score=float(b.score < a.score)) for a, b in paired(reference.outcomes, result.outcomes))
+    grouped = dict.fromkeys(label for _, label, _ in map(split_key, result.estimates) if label)
+    return replace(
+        result,
+        task=flip_title(result.task),
+        metric=NEGATIVE_FLIPS,
+        outcomes=outcomes,
+        conditions={**result.conditions, "reference": digest(old)},
+        estimates=by_groups(outcomes, {NEGATIVE_FLIPS: _share}, list(grouped)),
+        receipt={"solved by the reference": sum(score > 0 for score in old.values()), "reference": reference.model},
+    )
+
+
+def _share(outcomes: Sequence[Outcome]) -> Estimate:
+    return mean(values_of(outcomes), groups=documents_of(outcomes))

@@ -7,8 +7,10 @@ few seeds                                   paired: ``paired_t`` and ``paired_pe
 items and seeds, two arms                   ``crossed_t``; intervals of one arm: ``hierarchical_bootstrap``
 retrained learners on little data           ``five_by_two_cv_f``, ``corrected_resampled_t``, ``bootstrap_632plus``, ``nested_cv``
 several arms over several data sets         ``friedman``, then ``pairwise_wilcoxon``
+time to a target over several workloads     ``performance_profile``, ``speed_up``; two arms: ``sign_test``
 one proportion                              ``wilson``, ``clopper_pearson``
 calibration, rank correlation               ``brier``, ``expected_calibration_error``, ``spearman``
+AUROC; two scores on the same items         ``auroc``; ``auroc_difference``
 "no difference" is the claim                ``tost``
 many comparisons                            ``holm`` (``bonferroni``)
 what a run could detect                     ``detectable_difference``, ``paired_power``, ``paired_sample_size``
@@ -33,6 +35,7 @@ from whet.measure.statistics.means import (
     welch,
     wilcoxon,
 )
+from whet.measure.statistics.profiles import SpeedUp, performance_profile, profile, ratios, sign_test, speed_up
 from whet.measure.statistics.proportions import (
     clopper_pearson,
     cochran_q,
@@ -45,6 +48,7 @@ from whet.measure.statistics.proportions import (
     paired_sample_size,
     wilson,
 )
+from whet.measure.statistics.ranking import auroc, auroc_difference
 from whet.measure.statistics.resampling import bca_bootstrap, hierarchical_bootstrap, mean_interval, paired_permutation
 from whet.measure.statistics.result import TestResult
 
@@ -52,7 +56,10 @@ __all__ = [
     "Crossed",
     "Nested",
     "Ranking",
+    "SpeedUp",
     "TestResult",
+    "auroc",
+    "auroc_difference",
     "bca_bootstrap",
     "bonferroni",
     "bootstrap_632plus",
@@ -78,7 +85,12 @@ __all__ = [
     "paired_sample_size",
     "paired_t",
     "pairwise_wilcoxon",
+    "performance_profile",
+    "profile",
+    "ratios",
+    "sign_test",
     "spearman",
+    "speed_up",
     "stratified_folds",
     "tost",
     "welch",

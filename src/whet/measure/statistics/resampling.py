@@ -64,7 +64,7 @@ def bca_bootstrap(
         if weights is not None:
             raise DataError("bca_bootstrap: weights are read only by the default mean; put them into the values for a statistic")
         estimate, replicates, left_out = _statistic_replicates(data, statistic, unit, units, resamples, rng)
-    levels, method = _bca_levels(estimate, replicates, left_out, confidence)
+    levels, method = bca_levels(estimate, replicates, left_out, confidence)
     low, high = np.quantile(replicates, levels)
     return Estimate(estimate, float(low), float(high), units, method + ("" if groups is None else "-cluster"))
 
@@ -103,7 +103,7 @@ def _statistic_replicates(
     return of(everyone), replicates, np.array([of(np.delete(everyone, u)) for u in range(units)])
 
 
-def _bca_levels(estimate: float, replicates: Floats, left_out: Floats, confidence: float) -> tuple[list[float], str]:
+def bca_levels(estimate: float, replicates: Floats, left_out: Floats, confidence: float) -> tuple[list[float], str]:
     """The two quantile levels of the replicates (Efron 1987), plain percentiles where the correction is undefined."""
     plain = [0.5 - confidence / 2, 0.5 + confidence / 2]
     share = (np.mean(replicates < estimate) + np.mean(replicates <= estimate)) / 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from whet import parts
-from whet.measure.answering import answer_result, refuse_many_tries
+from whet.measure.answering import answer_metrics, answer_result, refuse_many_tries
 from whet.measure.generative import Generation
 from whet.measure.outcome import TaskResult
 from whet.model import Model
@@ -33,17 +33,25 @@ PRESETS = {
 @dataclass(frozen=True, kw_only=True)
 class Answers(Generation):
     """``data`` gives rows with ``prompt`` (or ``messages``) and what the reward reads; ``title`` names the result;
-    ``pass_at`` lists the k of pass@k."""
+    ``pass_at`` lists the k of pass@k; ``errors`` also gives the rates of errors of form and of reasoning, see the metric
+    ``style-vs-skill``, for rows that have ``states``."""
 
     data: Annotated[Any, Kind("source")]
     reward: Annotated[Any, Kind("reward")] = "exact-answer"
     pass_at: tuple[int, ...] = ()
     title: str = "answers"
+    errors: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_many_tries(self.pass_at, self.samples)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return answer_metrics(self.pass_at, self.errors)
+
     def __call__(self, model: Model) -> TaskResult:
         reward = parts.build("reward", self.reward, "reward")
-        return answer_result(self.title, self.write(model, parts.build("source", self.data, "data")), reward, self.pass_at)
+        written = self.write(model, parts.build("source", self.data, "data"))
+        return answer_result(self.title, written, reward, self.pass_at, errors=self.errors)

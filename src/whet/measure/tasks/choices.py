@@ -90,6 +90,11 @@ class Choices:
     title: str = "choices"
     other_template: OtherTemplate = "refuse"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return ("accuracy", *NORMS, "brier", "calibration_error")
+
     def __call__(self, model: Model) -> TaskResult:
         if self.form == "chat":
             checked_template(model, self.other_template)
@@ -199,8 +204,9 @@ def choice_scores(logps: Sequence[float], choices: Sequence[str], gold: int) -> 
 
     Returns:
         ``acc``, ``acc_norm``, ``acc_bytes`` (0 or 1) with the chosen index as ``choice_acc``, ...; ``confidence`` (softmax at the
-        most probable one) and ``first`` (whether that one is right); ``nll`` of the right choice among all; ``brier_choices``
-        (squared error summed over the choices, in [0, 2]); ``margin`` (log-likelihood of the right one minus the best wrong one).
+        most probable one) and ``first`` (whether that one is right); ``gold`` and ``logp_0``, ``logp_1``, ... as given; ``nll`` of
+        the right choice among all; ``brier_choices`` (squared error summed over the choices, in [0, 2]); ``margin``
+        (log-likelihood of the right one minus the best wrong one).
     """
     values = np.asarray(logps, dtype=np.float64)
     lengths = {
@@ -218,6 +224,8 @@ def choice_scores(logps: Sequence[float], choices: Sequence[str], gold: int) -> 
     return {
         **scores,
         "first": scores["acc"],
+        "gold": float(gold),
+        **{f"logp_{k}": float(value) for k, value in enumerate(values)},
         "confidence": float(np.exp(logs.max())),
         "nll": float(-logs[gold]),
         "brier_choices": float(np.sum((np.exp(logs) - target) ** 2)),

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from annotated_types import Gt
 
 from whet import parts
-from whet.measure.answering import answer_result, refuse_many_tries
+from whet.measure.answering import answer_metrics, answer_result, refuse_many_tries
 from whet.measure.generative import Generation
 from whet.measure.outcome import TaskResult
 from whet.model import Model
@@ -35,6 +35,11 @@ class Gsm8k(Generation):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_many_tries(self.pass_at, self.samples)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return answer_metrics(self.pass_at)
 
     def __call__(self, model: Model) -> TaskResult:
         source = parts.build("source", {"name": "gsm8k", "path": str(self.path)}, "path")

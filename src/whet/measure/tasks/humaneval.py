@@ -22,7 +22,7 @@ from annotated_types import Gt
 from whet import parts
 from whet.data.rows import text_cell
 from whet.generate.code_blocks import EXTRACTOR, program
-from whet.measure.answering import answer_result, refuse_many_tries
+from whet.measure.answering import answer_metrics, answer_result, refuse_many_tries
 from whet.measure.generative import Generation
 from whet.measure.outcome import TaskResult
 from whet.model import Model
@@ -43,6 +43,11 @@ class HumanEval(Generation):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_many_tries(self.pass_at, self.samples)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return answer_metrics(self.pass_at)
 
     def __call__(self, model: Model) -> TaskResult:
         shown = {} if self.instruction is None else {"instruction": self.instruction}

@@ -68,6 +68,11 @@ class Perplexity:
     batch_tokens: Annotated[int, Gt(0)] = 8192
     title: str = "perplexity"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return ("perplexity", "bits_per_byte")
+
     def __call__(self, model: Model) -> TaskResult:
         window, stride = self.lengths(model)
         drawn = draw_rows(parts.build("source", self.data, "data"), self.split, self.limit, self.balance, self.seed)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from annotated_types import Gt
 
@@ -30,7 +30,7 @@ from whet.errors import DataError
 from whet.generate.verify import EXTRACTOR, states_of
 from whet.measure.estimates import by_groups
 from whet.measure.generative import Generation, Written, confidence
-from whet.measure.metrics.steps import StepScores, step_drift, step_error, step_scores, steps, survival
+from whet.measure.metrics.steps import Metric, StepScores, step_drift, step_error, step_scores, steps, survival
 from whet.measure.outcome import Outcome, TaskResult
 from whet.measure.rows import labels_of
 from whet.model import Model
@@ -38,6 +38,10 @@ from whet.parts import Kind
 
 LENGTHS = {"short": 6, "medium": 16, "long": 25}
 """Longest problem of each class, in steps."""
+
+
+SCORES: tuple[Metric, ...] = get_args(Metric)
+"""The metrics, the main one first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,11 @@ class ProcBench(Generation):
     max_new_tokens: Annotated[int, Gt(0)] = 320
     title: str = "procbench"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return SCORES
+
     def __call__(self, model: Model) -> TaskResult:
         written = self.write(model, parts.build("source", self.data, "data"))
         scored = [
@@ -56,9 +65,7 @@ class ProcBench(Generation):
             for row, group in zip(written.drawn.rows, written.completions)
         ]
         outcomes = tuple(_outcome(written, i, scores) for i, scores in enumerate(scored))
-        metrics = {
-            name: partial(steps, score=name) for name in ("prefix_accuracy", "sequential_match", "final_match", "prefix_length")
-        }
+        metrics: dict[str, Any] = {name: partial(steps, score=name) for name in SCORES}
         reference = [
             step_scores(_true(row), states_of(str(row["completion"]))) for row in written.drawn.rows if row.get("completion")
         ]

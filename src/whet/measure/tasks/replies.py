@@ -44,6 +44,11 @@ class Replies:
     title: str = "replies"
     other_template: OtherTemplate = "refuse"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What it estimates over all examples."""
+        return ("perplexity",)
+
     def __call__(self, model: Model) -> TaskResult:
         checked_template(model, self.other_template)
         drawn = draw_rows(self.data, self.split, self.limit, self.balance, self.seed)

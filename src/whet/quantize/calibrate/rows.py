@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 from annotated_types import Ge, Gt
 
 from whet.model import Model
-from whet.quantize.calibration import CalibrationSet, check_rows, split_held_out
-
-LONGEST = 2048
+from whet.quantize.calibration import CalibrationSet, check_rows, draw, row_length
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,15 @@ class Rows:
             DataError: a token id outside the model's vocabulary.
         """
         check_rows(rows, int(model.config.vocab_size))
-        length = self.length or min(model.context or LONGEST, LONGEST)
+        length = row_length(model, self.length)
         usable = [row for row in rows if len(row) >= 2]
-        order = np.random.default_rng(seed).permutation(len(usable))
-        taken = [usable[i] for i in order[: self.count + self.held_out]]
-        used, held_out = split_held_out([row[:length] for row in taken], self.held_out)
+        drawn = draw(usable, self.count, self.held_out, seed)
+        lengths = [len(row) for row in (*drawn.rows, *drawn.held_out)]
         receipt = {
             "rows_given": len(rows),
             "rows_too_short": len(rows) - len(usable),
-            "rows_left_over": len(usable) - len(taken),
-            "rows_cut": sum(len(row) > length for row in taken),
-            "tokens_cut": sum(max(0, len(row) - length) for row in taken),
-            "rows_used": len(used),
-            "rows_held_out": len(held_out),
+            "rows_cut": sum(n > length for n in lengths),
+            "tokens_cut": sum(max(0, n - length) for n in lengths),
+            **drawn.receipt,
         }
-        return CalibrationSet(used, held_out, receipt)
+        return CalibrationSet([row[:length] for row in drawn.rows], [row[:length] for row in drawn.held_out], receipt)

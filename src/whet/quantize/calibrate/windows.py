@@ -11,18 +11,15 @@ Paper: gptq — GPTQ: Accurate Post-Training Quantization for Generative Pre-tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Annotated
 
-import numpy as np
 from annotated_types import Ge, Gt
 
 from whet.errors import DataError
 from whet.model import Model
-from whet.quantize.calibration import CalibrationSet, check_rows, split_held_out
-
-LONGEST = 2048
+from whet.quantize.calibration import CalibrationSet, check_rows, draw, row_length
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Windows:
             DataError: a token id outside the model's vocabulary, or rows too short together for one window.
         """
         check_rows(rows, int(model.config.vocab_size))
-        length = self.length or min(model.context or LONGEST, LONGEST)
+        length = row_length(model, self.length)
         end = model.tokenizer.eos_token_id
         between = [] if end is None else [end]
         stream = list(chain.from_iterable([*row, *between] for row in rows))
@@ -49,15 +46,11 @@ class Windows:
             raise DataError(
                 f"{len(rows)} calibration rows hold {len(stream)} tokens, less than one window of {length}; set a shorter length"
             )
-        order = np.random.default_rng(seed).permutation(len(windows))
-        taken = [windows[i] for i in order[: self.count + self.held_out]]
-        used, held_out = split_held_out(taken, self.held_out)
+        drawn = draw(windows, self.count, self.held_out, seed)
         receipt = {
             "rows_given": len(rows),
             "tokens_given": sum(len(row) for row in rows),
             "tokens_in_tail": len(stream) - len(windows) * length,
-            "rows_left_over": len(windows) - len(taken),
-            "rows_used": len(used),
-            "rows_held_out": len(held_out),
+            **drawn.receipt,
         }
-        return CalibrationSet(used, held_out, receipt)
+        return replace(drawn, receipt=receipt)

@@ -60,42 +60,54 @@ class Gptq:
         dead = diagonal == 0
         columns = torch.arange(len(diagonal), device=diagonal.device)
         order = torch.argsort(diagonal, descending=True, stable=True) if self.act_order else columns
-        hessian = hessian + torch.diag(dead.to(hessian.dtype))
-        factor, damping = inverse_factor(hessian[order][:, order], self.damping, name)
+        factor, damping = inverse_factor(hessian, self.damping, name, order)
         alive = weight.float() * ~dead
         receipt = {"damping": damping, "dead_columns": int(dead.sum())}
-        return GptqFeedback(alive, order, factor.float(), self.block, self.static_groups, receipt)
+        return GptqFeedback(alive, order, factor, self.block, self.static_groups, receipt)
 
 
-def inverse_factor(hessian: Tensor, damping: float, name: str = "") -> tuple[Tensor, float]:
-    """Upper Cholesky factor of the inverse of the damped ``H``, float64, and the damping that it took.
+def inverse_factor(hessian: Tensor, damping: float, name: str = "", order: Tensor | None = None) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of the inverse of the damped ``H`` in float32, and the damping that it took.
+
+    Args:
+        hessian: float64 [in, in], not changed; a zero on its diagonal counts as one.
+        damping: share of the mean diagonal.
+        name: the layer's, for messages.
+        order: of rows and columns; default: as they are.
 
     Raises:
         ModelError: not positive definite after all retries.
     """
-    mean = hessian.diagonal().mean()
+    order = torch.arange(len(hessian), device=hessian.device) if order is None else order
+    # With rows and columns reversed H = R Rᵀ for an upper R, so that the factor is R^-1 and H^-1 itself is never made.
+    last = order.flip(0)
+    damped = hessian[last[:, None], last]
+    diagonal = damped.diagonal().clone()
+    diagonal[diagonal == 0] = 1
+    mean = diagonal.flip(0).mean()
     for _ in range(RETRIES):
-        damped = hessian.flip(0, 1)
-        damped.diagonal().add_(damping * mean)
-        # With rows and columns reversed H = R Rᵀ for an upper R, so that the factor is R^-1 and H^-1 itself is never made.
+        damped.diagonal().copy_(diagonal + damping * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
-            return _inverse(lower).flip(0, 1), damping
+            del damped
+            _invert(lower)
+            return lower.float().flip(0, 1), damping
         damping *= 10
     raise ModelError(f"the Hessian of {name!r} cannot be factorized with damping {damping / 10:g}; give more calibration tokens")
 
 
-def _inverse(lower: Tensor) -> Tensor:
-    """Inverse of a lower triangular matrix, by halves, so that nearly all of it is matrix products."""
+def _invert(lower: Tensor) -> None:
+    """Inverts a lower triangular matrix in place, by halves, so that nearly all of it is matrix products."""
     n = len(lower)
     if n <= 256:
-        return torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype, device=lower.device), upper=False)
+        lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype, device=lower.device), upper=False))
+        return
     half = n // 2
-    first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
-    inverse = torch.zeros_like(lower)
-    inverse[:half, :half], inverse[half:, half:] = first, last
-    inverse[half:, :half] = -(last @ (lower[half:, :half] @ first))
-    return inverse
+    first, last, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    _invert(first)
+    _invert(last)
+    torch.matmul(last, below @ first, out=below)
+    below.neg_()
 
 
 class GptqFeedback:

@@ -6,32 +6,33 @@ import datetime as dt
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.budget import Budget
-from whet.errors import RecipeError, WhetError, unknown
 from whet.model import quiet_transformers
+from whet.recipe import read
 from whet.recipe_order import LONGEST_NAME
 from whet.recipe_text import set_field
 from whet.run.compare import jobs
-from whet.run.compare.graph import with_budget
+from whet.run.compare.arms import Arm, Comparison, excess, gather, unmatched
+from whet.run.compare.graph import ancestors, with_budget
 from whet.run.compare.jobs import Done, Job
 from whet.run.compare.plan import VALIDATION, Plan, make_plan
 from whet.run.compare.record import recorded
-from whet.run.compare.spending import Spending, matched, over, spending, total
+from whet.run.compare.spending import Spending, spending, total
 from whet.run.compare.stopping import FIRST_LOOK, interim_level, lost
+from whet.run.compare.studies import as_trial, dealt, winner
 from whet.run.compare.target import TargetVerdict, corrected, time_to_target
 from whet.run.compare.tuning import points
-from whet.run.compare.variants import Variant
-from whet.run.compare.verdicts import Verdict, judge
+from whet.run.compare.verdicts import judge
 from whet.run.store import Store
 from whet.workers import Local
 
 if TYPE_CHECKING:
-    from whet.measure.outcome import TaskResult
+    pass
 
 Say = Callable[[str], None]
 Pool = Callable[..., Sequence[Done]]
@@ -39,36 +40,6 @@ Pool = Callable[..., Sequence[Done]]
 
 TUNING_SEED = 100_000
 """Added to the first seed for trials: the comparison's own seeds are not used for choosing."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A variant and what it gave: a finished job and its spending per seed, the trials that chose its values, and why it has
-    no result (``failed``) or fewer seeds (``stopped``).
-    """
-
-    variant: Variant
-    done: Mapping[int, Done] = field(default_factory=dict)
-    spent: Mapping[int, Spending] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
-    trials: Sequence[Mapping[str, Any]] = ()
-    tuning: Spending = field(default_factory=Spending)
-    failed: str = ""
-    stopped: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A finished comparison. ``results``: task -> variant -> seed -> result."""
-
-    id: str
-    plan: Plan
-    arms: Mapping[str, Arm]
-    results: Mapping[str, Mapping[str, Mapping[int, TaskResult]]]
-    verdicts: Sequence[Verdict]
-    targets: Sequence[TargetVerdict]
-    notes: Sequence[str]
-    seconds: float = 0.0
 
 
 def compare_recipe(
@@ -94,7 +65,8 @@ def compare_recipe(
         RecipeError: a comparison that cannot be carried out; nothing has run.
         WhetError: fewer than two variants gave a result.
     """
-    from whet.run.compare.page import summary, write_page
+    from whet.run.compare.page import write_page
+    from whet.run.compare.summary import summary
 
     quiet_transformers()
     plan, store = make_plan(recipe, overrides, **asked), store or Store.open()
@@ -115,7 +87,9 @@ class _Comparing:
     def __init__(self, identity: str, plan: Plan, store: Store, pool: Pool, say: Say) -> None:
         self.identity, self.plan, self.store, self.pool, self.say = identity, plan, store, pool, say
         self.notes: list[str] = []
+        self.unit = plan.budget.unit if plan.budget else "tokens"
         self.arms = {variant.name: Arm(variant) for variant in plan.variants}
+        self.made_from = {v.name: ancestors(read(v.document), plan.stages[v.name]) for v in plan.variants}
         self.stop_lost = plan.asked.stop_lost and len(plan.seeds) > FIRST_LOOK
         self.interim = interim_level(plan.asked.alpha, len(plan.seeds))
 
@@ -125,7 +99,7 @@ class _Comparing:
         self.say(f"{len(self.arms)} variants, seeds {', '.join(map(str, self.plan.seeds))}, budget {self.plan.budget or 'none'}")
         if self.plan.asked.stop_lost and not self.stop_lost:
             self.notes.append(f"Nothing was stopped early: that needs more than {FIRST_LOOK} seeds.")
-        if self.plan.ranges:
+        if self.plan.ranges and not self.plan.asked.studies:
             self._tune()
         if not self.stop_lost:
             self._seeds(self.plan.seeds)
@@ -136,7 +110,7 @@ class _Comparing:
         return self._judged()
 
     def _judged(self) -> Comparison:
-        results, targets = self._results(), self._targets()
+        results, targets = gather(self.arms, self.plan.asked.tasks, self.store), self._targets()
         alpha = self.plan.asked.alpha
         if self.stop_lost:
             looks = len(self.plan.seeds) - FIRST_LOOK
@@ -144,12 +118,13 @@ class _Comparing:
                 f"Early stopping: half of the level {alpha:g} was divided among {looks} looks and all tests (Bonferroni), half is for "
                 "the end; together they keep the level."
             )
-        self._note_excess()
+        if note := excess(self.arms, self.plan.budget):
+            self.notes.append(note)
         verdicts = judge(
             results,
             alpha=alpha / 2 if self.stop_lost else alpha,
             margin=self.plan.asked.margin,
-            unmatched=self._unmatched(),
+            unmatched=unmatched(self.arms, self.plan.budget),
             corrected_with=[t.p for t in targets],
             stopped=[name for name, arm in self.arms.items() if arm.stopped],
             interim=self.interim,
@@ -197,7 +172,8 @@ class _Comparing:
     def _seeds(self, seeds: Sequence[int]) -> None:
         """Runs every variant that is still in at these seeds."""
         open_ = [arm for arm in self.arms.values() if not arm.failed and not arm.stopped]
-        wanted = [(arm.variant.name, seed, arm.values) for seed in seeds for arm in open_]
+        chosen = self._study(seeds, [arm.variant.name for arm in open_]) if self.plan.asked.studies else {}
+        wanted = [(a.variant.name, seed, chosen.get((a.variant.name, seed), a.values)) for seed in seeds for a in open_]
         done = self._carry_out(wanted)
         for finished in done:
             arm = self.arms[finished.job.variant]
@@ -207,9 +183,24 @@ class _Comparing:
                 done_, spent = {**arm.done, finished.job.seed: finished}, {**arm.spent, finished.job.seed: self._spent(finished)}
                 self.arms[arm.variant.name] = replace(arm, done=done_, spent=spent)
 
+    def _study(self, seeds: Sequence[int], names: Sequence[str]) -> dict[tuple[str, int], Mapping[str, Any]]:
+        """Tries each seed's own points on the variants; gives the values of the trial that reaches the target first."""
+        deal, target = dealt(self.plan.ranges, self.plan.asked.trials, self.plan.seeds), self.plan.target
+        assert target
+        wanted = [(name, seed, values) for seed in seeds for name in names for values in deal[seed]]
+        chosen: dict[tuple[str, int], Mapping[str, Any]] = {}
+        for (name, seed, _), done in zip(wanted, self._carry_out(wanted, validation=True)):
+            arm = self.arms[name]
+            several = {**arm.studies, seed: [*arm.studies.get(seed, ()), done]}
+            trials = [*arm.trials, as_trial(done, target, self.unit)]
+            self.arms[name] = replace(arm, studies=several, trials=trials, tuning=total([arm.tuning, self._spent(done)]))
+            chosen[name, seed] = winner(several[seed], target, self.unit).job.values
+        return chosen
+
     def _spent(self, done: Done) -> Spending:
-        """What a job spent beyond what all variants share."""
-        return spending(done.steps, self.plan.shared)
+        """What a job spent on its stage beyond what all variants share; not what a reference took that it is measured against."""
+        made_from = self.made_from[done.job.variant]
+        return spending([step for step in done.steps if step.name in made_from], self.plan.shared)
 
     def _carry_out(self, wanted: Sequence[tuple[str, int, Mapping[str, Any]]], validation: bool = False) -> list[Done]:
         prepared = [self._job(name, seed, values, validation) for name, seed, values in wanted]
@@ -247,7 +238,7 @@ class _Comparing:
         refused: dict[int, Done] = {}
         for index, job in enumerate(wanted):
             before = earlier.get(index)
-            used = self._spent(before).of(budget.unit) if before else 0.0
+            used = spending(before.steps, self.plan.shared).of(budget.unit) if before else 0.0
             left = budget.amount - used
             if before and before.error:
                 refused[index] = Done(job, error=before.error)
@@ -271,77 +262,13 @@ class _Comparing:
     def _leave_out_lost(self) -> None:
         """Drops variants that have lost at this look."""
         still = [name for name, arm in self.arms.items() if not arm.failed and not arm.stopped]
-        for name, why in lost(self._results(), self.interim, self._unmatched(), still).items():
+        for name, why in lost(
+            gather(self.arms, self.plan.asked.tasks, self.store), self.interim, unmatched(self.arms, self.plan.budget), still
+        ).items():
             self.arms[name] = replace(self.arms[name], stopped=why)
             self.say(f"  {name}: {why}")
-
-    def _results(self) -> dict[str, dict[str, dict[int, TaskResult]]]:
-        found: dict[str, dict[str, dict[int, TaskResult]]] = {}
-        measured: set[str] = set()
-        for name, arm in self.arms.items():
-            for seed, done in arm.done.items():
-                for task, result in jobs.read_results(done, self.store).items():
-                    measured.add(task)
-                    if not self.plan.asked.tasks or task in self.plan.asked.tasks:
-                        found.setdefault(task, {}).setdefault(name, {})[seed] = replace(result, model=name)
-        for task in self.plan.asked.tasks:
-            if measured and task not in measured:
-                raise RecipeError(f"compare.tasks: {unknown('task', task, sorted(measured))}")
-        usable = {task: pairable for task, by_variant in found.items() if len(pairable := self._pairable(by_variant)) > 1}
-        if not usable:
-            why = "; ".join(f"{name}: {arm.failed}" for name, arm in self.arms.items() if arm.failed)
-            raise WhetError(
-                f"fewer than two variants gave a result, nothing to compare. {why or 'No task is shared by two variants.'}"
-            )
-        return usable
-
-    def _pairable(self, by_variant: Mapping[str, dict[int, TaskResult]]) -> dict[str, dict[int, TaskResult]]:
-        """Without the variants that failed at a seed, where the others would have no seed in common with them."""
-        if set.intersection(*map(set, by_variant.values())):
-            return dict(by_variant)
-        return {name: by_seed for name, by_seed in by_variant.items() if not self.arms[name].failed}
-
-    def _unmatched(self) -> dict[tuple[str, str], str]:
-        """Pairs of which no winner is named, and why: one failed at a seed, or the declared budget was not kept."""
-        failed = {name: f"{name} failed ({arm.failed.partition(':')[0]})" for name, arm in self.arms.items() if arm.failed}
-        found = {(a, b): failed.get(a) or failed[b] for a in self.arms for b in self.arms if a in failed or b in failed}
-        return self._unkept() | found
-
-    def _unkept(self) -> dict[tuple[str, str], str]:
-        """Pairs of which one spent more than the other although there is a budget, and why that is."""
-        budget = self.plan.budget
-        if budget is None:
-            return {}
-        means = self._means(budget)
-        return {
-            (
-                a,
-                b,
-            ): f"the budget is not matched: {a} and {b} spent {Budget(means[a], budget.unit)} and {Budget(means[b], budget.unit)}"
-            for a in means
-            for b in means
-            if not matched(means[a], means[b])
-        }
-
-    def _means(self, budget: Budget) -> dict[str, float]:
-        """What each variant spent per seed, in the budget's unit."""
-        return {
-            name: sum(s.of(budget.unit) for s in arm.spent.values()) / len(arm.spent)
-            for name, arm in self.arms.items()
-            if arm.spent
-        }
-
-    def _note_excess(self) -> None:
-        budget = self.plan.budget
-        names = [name for name, amount in self._means(budget).items() if over(amount, budget)] if budget else []
-        if names:
-            self.notes.append(
-                f"{', '.join(names)} spent more than {budget}: what comes after the step that the budget ends is not known before, and "
-                "no room is left for it. Winners are named only between variants that spent the same."
-            )
 
     def _targets(self) -> list[TargetVerdict]:
         if self.plan.target is None:
             return []
-        unit = self.plan.budget.unit if self.plan.budget else "tokens"
-        return time_to_target(self.plan.target, {n: (a.done, a.spent) for n, a in self.arms.items() if a.done}, unit)
+        return time_to_target(self.plan.target, {n: (a.done, a.spent) for n, a in self.arms.items() if a.done}, self.unit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing as closed_at_end
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from typing import Any
 
 from whet.errors import RecipeError
 from whet.run.cluster import check_reach, open_pool
-from whet.run.compare.carry import Comparison, Say, compare_recipe
-from whet.run.compare.page import PAGE, summary
+from whet.run.compare.arms import Comparison
+from whet.run.compare.carry import Say, compare_recipe
+from whet.run.compare.page import PAGE
+from whet.run.compare.summary import summary
 from whet.run.compare.variants import vary_argument
 from whet.run.compare.verdicts import Verdict
+from whet.run.report import copy_out
 from whet.run.store import Store
 from whet.workers import Local
 
@@ -77,10 +79,7 @@ def compare_and_show(
         comparison = compare_recipe(recipe, overrides, store=store, pool=mapped, say=say, **asked)
     page = store.scratch / "runs" / comparison.id / PAGE
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for file in page.parent.iterdir():
-            shutil.copy(file, Path(out) / file.name)
-        page = Path(out) / page.name
+        page = copy_out(page, {}, Path(out))
     return Compared(comparison, page)
 
 

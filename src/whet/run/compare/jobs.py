@@ -84,15 +84,19 @@ def read_results(done: Done, store: Store, step: str | None = None) -> dict[str,
     from whet.run.comparisons import RESULTS
 
     found: dict[str, Any] = {}
+    # A reference for flips is measured too, and is not what is judged.
+    judged = {entry["name"]: entry["models"][0] for entry in done.job.document["measure"]}
     for name, identity in done.measured.items():
         if (name == VALIDATION) == (step == VALIDATION):
             folder = store.get(identity)
-            found |= {entry["task"]: read_result(folder / entry["file"]) for entry in _listing(folder / RESULTS)}
+            for entry in _listing(folder / RESULTS):
+                if entry["stage"] == judged[name]:
+                    found[entry["task"]] = read_result(folder / entry["file"])
     return found
 
 
 def document_for(document: Mapping[str, Any], stage: str, seed: int, name: str, *, validation: bool = False) -> dict[str, Any]:
-    """The recipe of one job: only what ``stage`` is made from, at this seed.
+    """The recipe of one job: only what ``stage``, and a reference that it is measured against, is made from, at this seed.
 
     Args:
         document: the variant's recipe.
@@ -103,16 +107,13 @@ def document_for(document: Mapping[str, Any], stage: str, seed: int, name: str, 
     """
     whole = named(document)
     recipe = read(whole)
-    wanted = ancestors(recipe, stage)
+    measured = [entry for entry in whole.get("measure", []) if (entry["name"] == VALIDATION) == validation]
+    wanted = ancestors(recipe, stage).union(*(ancestors(recipe, e["reference"]) for e in measured if e.get("reference")))
     cut: dict[str, Any] = {**whole, "name": name, "seed": seed}
     for section in SECTIONS:
         cut[section] = [_explicit(entry, recipe) for entry in whole.get(section, []) if entry["name"] in wanted]
     cut["export"] = []
-    cut["measure"] = [
-        {k: v for k, v in entry.items() if k != "against"} | {"models": [stage]}
-        for entry in whole.get("measure", [])
-        if (entry["name"] == VALIDATION) == validation
-    ]
+    cut["measure"] = [{k: v for k, v in entry.items() if k != "against"} | {"models": [stage]} for entry in measured]
     return {key: value for key, value in cut.items() if value not in ([], None)}
 
 

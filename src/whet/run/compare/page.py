@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from whet.budget import shown
 from whet.run.compare import figures
-from whet.run.compare.spending import Spending, total
+from whet.run.compare.headline import headline
+from whet.run.compare.summary import mean_spending, summary, target_row, unit_of
 from whet.run.compare.verdicts import item_means, pairs, variant_estimate
+from whet.run.figures import telling
+from whet.run.plain import as_yaml
 from whet.run.report import environment
 
 if TYPE_CHECKING:
     from whet.measure.outcome import TaskResult
-    from whet.run.compare.carry import Arm, Comparison
-    from whet.run.compare.target import Reached, TargetVerdict
-    from whet.run.compare.verdicts import Verdict
+    from whet.run.compare.arms import Arm, Comparison
 
 PAGE, DATA, REPEAT = "compare.html", "comparison.json", "comparison.yaml"
 EXAMPLES = 4
@@ -28,14 +30,11 @@ TEXT = 1200
 
 def write_page(comparison: Comparison, folder: Path) -> Path:
     """Writes ``compare.html``, ``comparison.json`` and ``comparison.yaml`` into the folder; returns the page's path."""
-    import yaml
-
     folder.mkdir(parents=True, exist_ok=True)
-    document = json.loads(json.dumps(dict(comparison.plan.document), default=str))
-    repeat = yaml.safe_dump(document, sort_keys=False, width=110)
+    repeat = as_yaml(comparison.plan.document)
     (folder / REPEAT).write_text(repeat, encoding="utf-8")
     (folder / DATA).write_text(json.dumps(summary(comparison), indent=1, default=str), encoding="utf-8")
-    unit = comparison.plan.budget.unit if comparison.plan.budget else "tokens"
+    unit = unit_of(comparison)
     page = (
         environment()
         .get_template("compare.html")
@@ -45,7 +44,7 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
             variants=[_variant(comparison, name, arm, unit) for name, arm in comparison.arms.items()],
             tasks=[_task(comparison, task, unit) for task in comparison.results],
             curves=_curves(comparison, unit),
-            targets=[_target(t) for t in comparison.targets],
+            targets=[target_row(t) for t in comparison.targets],
             spent=[_spent(name, arm) for name, arm in comparison.arms.items()],
             kinds=sorted({kind for arm in comparison.arms.values() for s in arm.spent.values() for kind in s.kinds}),
             tuned=[(name, arm) for name, arm in comparison.arms.items() if arm.trials],
@@ -56,52 +55,6 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
     path = folder / PAGE
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def summary(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain data: what the ledger keeps."""
-    return {
-        "id": comparison.id,
-        "variants": {name: _arm(arm) for name, arm in comparison.arms.items()},
-        "scores": {
-            task: {name: dict(zip(("value", "low", "high"), variant_estimate(by_seed))) for name, by_seed in by_variant.items()}
-            for task, by_variant in comparison.results.items()
-        },
-        "by_seed": {
-            task: {name: {s: r.estimates[r.metric].value for s, r in by_seed.items()} for name, by_seed in by_variant.items()}
-            for task, by_variant in comparison.results.items()
-        },
-        "verdicts": [v.plain() for v in comparison.verdicts],
-        "targets": [_target(t) for t in comparison.targets],
-        "notes": list(comparison.notes),
-        "seconds": comparison.seconds,
-        "document": dict(comparison.plan.document),
-    }
-
-
-def _arm(arm: Arm) -> dict[str, Any]:
-    mean = _mean_spending(arm)
-    return {
-        "changes": dict(arm.variant.changes),
-        "values": dict(arm.values),
-        "runs": {seed: done.run for seed, done in arm.done.items()},
-        "spent": {**{u: mean.of(u) for u in ("tokens", "flops", "examples", "seconds")}, "kinds": dict(mean.kinds)},
-        "tuning_tokens": arm.tuning.tokens,
-        "failed": arm.failed,
-        "stopped": arm.stopped,
-    }
-
-
-def _mean_spending(arm: Arm) -> Spending:
-    """Per seed, on average."""
-    whole, seeds = total(arm.spent.values()), max(1, len(arm.spent))
-    return Spending(
-        tokens=round(whole.tokens / seeds),
-        flops=whole.flops / seeds,
-        examples=round(whole.examples / seeds),
-        seconds=whole.seconds / seeds,
-        kinds={kind: round(count / seeds) for kind, count in whole.kinds.items()},
-    )
 
 
 def _variant(comparison: Comparison, name: str, arm: Arm, unit: str) -> dict[str, Any]:
@@ -115,17 +68,14 @@ def _variant(comparison: Comparison, name: str, arm: Arm, unit: str) -> dict[str
         "changes": [(path, _written(value)) for path, value in (*arm.variant.changes.items(), *arm.values.items())],
         "stage": comparison.plan.stages[name],
         "scores": scores,
-        "spent": shown(_mean_spending(arm).of(unit)),
+        "spent": shown(mean_spending(arm).of(unit)),
         "remark": f"failed: {arm.failed}" if arm.failed else arm.stopped,
     }
 
 
 def _written(value: Any) -> str:
     """A value as a recipe writes it."""
-    import yaml
-
-    text = yaml.safe_dump(json.loads(json.dumps(value, default=str)), default_flow_style=True, sort_keys=False, width=1000)
-    return text.removesuffix("...\n").strip()
+    return as_yaml(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
@@ -133,7 +83,7 @@ def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
     first = next(iter(next(iter(by_variant.values())).values()))
     verdicts = [v for v in comparison.verdicts if v.task == task]
     points = [
-        figures.Point(name, _mean_spending(comparison.arms[name]).of(unit), *variant_estimate(by_seed))
+        figures.Point(name, mean_spending(comparison.arms[name]).of(unit), *variant_estimate(by_seed))
         for name, by_seed in by_variant.items()
     ]
     rows = [
@@ -145,8 +95,9 @@ def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
         "metric": metric,
         "items": len(first.outcomes),
         "better": "Higher" if verdicts[0].better_high else "Lower",
-        "headline": _headline(verdicts),
+        "headline": headline(verdicts),
         "tests": verdicts[0].comparisons,
+        "reading": figures.reading(points, verdicts[0].better_high),
         "quality": figures.quality_and_cost(points, unit, metric, verdicts[0].better_high),
         "effects": figures.effects(rows, f"difference in {metric}"),
         "verdicts": [{"first": v.first, "second": v.second, "kind": v.kind, "text": v.sentence()} for v in verdicts],
@@ -154,27 +105,6 @@ def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
         "skills": _skills(by_variant),
         "flips": [_flips(by_variant, a, b) for a, b in pairs(list(by_variant))],
     }
-
-
-def _headline(verdicts: Sequence[Verdict]) -> str:
-    """The outcome in one sentence: who beats whom, or that nothing was told apart."""
-    wins = [(v.second, v.first) if v.kind == "better" else (v.first, v.second) for v in verdicts if v.kind in ("better", "worse")]
-    beaten: dict[str, list[str]] = {}
-    for winner, loser in wins:
-        beaten.setdefault(winner, []).append(loser)
-    out = [f"{winner} is better than {', '.join(losers)}." for winner, losers in beaten.items()]
-    unsettled = [v for v in verdicts if v.kind == "open"]
-    if unsettled:
-        largest = max(v.detectable for v in unsettled)
-        whole = "Between the others no" if out else "No"
-        out.append(f"{whole} difference was seen; one of more than {largest:.3g} would have been, with 80% power.")
-    if any(v.kind == "same" for v in verdicts):
-        out.append("Shown to be the same: " + ", ".join(f"{v.first} and {v.second}" for v in verdicts if v.kind == "same") + ".")
-    unnamed = sorted({v.unmatched for v in verdicts if v.kind == "unmatched"})
-    out += [f"A difference, but no winner is named: {why}." for why in unnamed]
-    if any(v.kind in ("floor", "ceiling") for v in verdicts):
-        out.append("Some pairs are at chance or perfect, and not judged.")
-    return " ".join(out)
 
 
 def _skills(by_variant: Mapping[str, Mapping[int, TaskResult]]) -> list[dict[str, Any]]:
@@ -254,11 +184,9 @@ def _curves(comparison: Comparison, unit: str) -> list[dict[str, Any]]:
         figure = figures.learning_curves(by_variant, unit, metric, goal)
         first = metric in judged or goal is not None
         found.append({"title": f"{metric.replace('_', ' ')} on validation rows", "figure": figure, "first": first})
-    losses = {name: [_loss(done.curves) for done in arm.done.values()] for name, arm in comparison.arms.items() if arm.done}
-    losses = {name: several for name, several in losses.items() if any(several)}
-    if losses:
-        figure = figures.learning_curves(losses, "training tokens", "loss")
-        found.append({"title": "training loss", "figure": figure, "first": not found})
+    for name, by_variant in _trained(comparison).items():
+        figure = figures.learning_curves(by_variant, "training tokens", name)
+        found.append({"title": f"training {name}", "figure": figure, "first": not found})
     return sorted(found, key=lambda curve: not curve["first"])
 
 
@@ -273,51 +201,30 @@ def _watched(comparison: Comparison, unit: str) -> dict[str, dict[str, list[list
     return found
 
 
-def _loss(curves: Mapping[str, Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """(tokens so far, loss) of the last train step, thinned to at most 200 points."""
-    curve: Sequence[Mapping[str, Any]] = list(curves.values())[-1]["curve"] if curves else ()
-    points, tokens = [], 0
-    for entry in curve:
-        tokens += int(entry["tokens"])
-        points.append((float(tokens), float(entry["loss"])))
+def _trained(comparison: Comparison) -> dict[str, dict[str, list[list[tuple[float, float]]]]]:
+    """What the last train step showed of itself (loss, of rollouts the reward) -> variant -> a curve per seed."""
+    found: dict[str, dict[str, list[list[tuple[float, float]]]]] = {}
+    for variant, arm in comparison.arms.items():
+        for done in arm.done.values():
+            curve: Sequence[Mapping[str, Any]] = list(done.curves.values())[-1]["curve"] if done.curves else ()
+            if curve:
+                name, values = telling(curve)
+                tokens = itertools.accumulate(int(entry["tokens"]) for entry in curve)
+                found.setdefault(name, {v: [] for v in comparison.arms})[variant].append(
+                    _thinned(list(zip(map(float, tokens), values)))
+                )
+    return found
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most 200 points, each the mean of its neighbours."""
     stride = max(1, len(points) // 200)
-    return [
-        (points[i][0], sum(v for _, v in points[i : i + stride]) / len(points[i : i + stride]))
-        for i in range(0, len(points), stride)
-    ]
-
-
-def _target(verdict: TargetVerdict) -> dict[str, Any]:
-    def costs(arm: Sequence[Reached]) -> str:
-        return ", ".join(shown(r.cost) if r.cost != float("inf") else f"> {shown(r.budget)} (never)" for r in arm)
-
-    return {
-        "metric": verdict.metric,
-        "target": verdict.target,
-        "unit": verdict.unit,
-        "first": verdict.first,
-        "second": verdict.second,
-        "first_costs": costs(verdict.first_reached),
-        "second_costs": costs(verdict.second_reached),
-        "ratio": None if verdict.ratio != verdict.ratio else verdict.ratio,
-        "ratio_text": _ratio(verdict),
-        "p": verdict.p,
-        "test": verdict.test,
-        "censored": verdict.censored,
-    }
-
-
-def _ratio(verdict: TargetVerdict) -> str:
-    """How much more the second needs, in words."""
-    if verdict.ratio != verdict.ratio:
-        return "neither reaches it in most seeds"
-    if verdict.ratio in (0.0, float("inf")):
-        return f"only {verdict.first if verdict.ratio else verdict.second} reaches it in most seeds"
-    return f"{verdict.ratio:.2f} times the {verdict.unit}"
+    several = (points[i : i + stride] for i in range(0, len(points), stride))
+    return [(few[0][0], sum(v for _, v in few) / len(few)) for few in several]
 
 
 def _spent(name: str, arm: Arm) -> dict[str, Any]:
-    mean = _mean_spending(arm)
+    mean = mean_spending(arm)
     return {
         "name": name,
         "seeds": len(arm.done),

@@ -48,6 +48,7 @@ class Asked:
     target: a quality whose cost is compared, such as ``accuracy=0.6``; it is watched for on the step's ``validate`` task.
     tune: fields to tune, each with its range, such as ``train.0.lr: 1e-4..1e-2``; ``trials`` points are tried for every
     variant, chosen by the measure step ``validation``.
+    studies: every seed is a study, with ``trials`` points of its own; its result is the trial that reaches ``target`` first.
     alpha: level of the verdicts.  margin: a difference too small to matter, for the test of equality.
     stop_lost: leave a variant out of later seeds once it has lost to another at a level that keeps ``alpha``.
     """
@@ -62,6 +63,7 @@ class Asked:
     target: str | None = None
     tune: Mapping[str, str] = field(default_factory=dict)
     trials: Annotated[int, Gt(0)] = 5
+    studies: bool = False
     alpha: Annotated[float, Gt(0), Lt(1)] = 0.05
     margin: Annotated[float, Ge(0)] = 0.01
     stop_lost: bool = False
@@ -219,16 +221,29 @@ def _check(plan: Plan, recipes: Sequence[Recipe]) -> None:
         measures = {step.name for step in recipe.section("measure")}
         if not measures - {VALIDATION}:
             raise RecipeError(f"variant {variant.name!r}: measure: nothing is measured; a comparison needs a task to judge by")
-        if plan.ranges and VALIDATION not in measures:
+        if plan.ranges and not plan.asked.studies and VALIDATION not in measures:
             raise RecipeError(
                 f"{SECTION}.tune: trials are chosen on other rows than the test's; add a measure step named {VALIDATION!r} whose "
                 "task reads a validation split"
             )
         steps = [recipe.step(name) for name in trains(recipe, plan.stages[variant.name])]
-        if plan.target and not any(getattr(step, "validate", None) for step in steps):
-            raise RecipeError(
-                f"{SECTION}.target: variant {variant.name!r} is not watched while it trains; give its train step 'validate', a "
-                "task on a validation split"
-            )
+        if plan.target:
+            _check_target(plan.target[0], variant, [step for step in steps if getattr(step, "validate", None)])
+    if plan.asked.studies and not (plan.ranges and plan.target):
+        missing = "target" if plan.ranges else "tune"
+        raise RecipeError(f"{SECTION}.studies: a study tunes to reach a target soon; give {missing!r} too, or leave studies out")
     if plan.budget and plan.budget_step is None and any(r.section("train") for r in recipes):
         raise RecipeError(f"{SECTION}.budget_step: no train step is part of every variant; say which step the budget limits")
+
+
+def _check_target(metric: str, variant: Variant, watched: Sequence[Any]) -> None:
+    """Whether the last step that is watched while it trains is watched for this metric."""
+    if not watched:
+        raise RecipeError(
+            f"{SECTION}.target: variant {variant.name!r} is not watched while it trains; give its train step 'validate', a "
+            "task on a validation split"
+        )
+    step = watched[-1]
+    known = getattr(step.validate, "metrics", (metric,))
+    if metric not in known:
+        raise RecipeError(f"{SECTION}.target: {unknown('metric', metric, known)} (the task that {step.name!r} is watched by)")

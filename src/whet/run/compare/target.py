@@ -4,7 +4,12 @@ The quality is watched while training (a train step's ``validate`` task) and cou
 A seed that never does is censored: it lies above all it spent, stays in the median as infinite, and is marked. Two variants are
 compared by the exact sign test over paired seeds, or by the log-rank test where one is censored.
 
+The cost at that moment is all that the variant had spent, in the comparison's unit: its data steps (selection, scoring, synthesis) and
+earlier training steps in full, and of the watched step what it took up to there. In seconds this is the time to accuracy with the
+time of selecting in it.
+
 Paper: algoperf — Benchmarking Neural Network Training Algorithms
+Paper: rs2 — Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning
 """
 
 from __future__ import annotations
@@ -20,9 +25,6 @@ from whet.errors import RecipeError
 from whet.measure.statistics import holm
 from whet.run.compare.jobs import Done
 from whet.run.compare.spending import Spending
-
-RATIO_LIMIT = 4.0
-"""``r_max`` of the performance profile: a variant that needs this many times the best one's budget scores 0."""
 
 
 @dataclass(frozen=True)
@@ -81,25 +83,38 @@ def corrected(targets: Sequence[TargetVerdict], others: Sequence[float]) -> list
     return [replace(target, p=p) for target, p in zip(targets, adjusted)]
 
 
-def performance_profile(times: Mapping[str, Sequence[float]], limit: float = RATIO_LIMIT) -> dict[str, float]:
-    """AlgoPerf's score of each contender over several workloads: the mean of ``max(0, (limit - r) / (limit - 1))``.
+def first_reaching(points: Sequence[Mapping[str, Any]], target: tuple[str, float], unit: str) -> float:
+    """What a run had spent when it was first seen to reach the target; infinite if it never was.
 
-    ``r`` is the contender's time over the best one's on that workload; a miss is infinite and scores 0.
+    Args:
+        points: the measurements of a train step's ``validate`` task, see :func:`whet.train.watching.watcher`.
+        target: the metric's name and its value.
+        unit: of a budget, or ``step``.
 
-    >>> performance_profile({"a": [1.0, 2.0], "b": [2.0, math.inf]})
-    {'a': 1.0, 'b': 0.3333333333333333}
+    Raises:
+        RecipeError: something else than the metric was measured.
     """
-    best = [min(column) for column in zip(*times.values(), strict=True)]
-    return {
-        name: sum(max(0.0, (limit - t / b) / (limit - 1)) if math.isfinite(t) else 0.0 for t, b in zip(mine, best)) / len(mine)
-        for name, mine in times.items()
-    }
-
-
-def _reached(name: str, done: Done, spent: Spending, seed: int, target: tuple[str, float], unit: str) -> Reached:
     from whet.measure.estimates import is_better_high
 
     metric, wanted = target
+    sign = 1.0 if is_better_high(metric) else -1.0
+    reached = (float(p[unit]) for p, value in zip(points, values_of(points, metric)) if sign * value >= sign * wanted)
+    return next(reached, math.inf)
+
+
+def values_of(points: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    """The values of one metric.
+
+    Raises:
+        RecipeError: something else was measured.
+    """
+    if points and metric not in points[0]["estimates"]:
+        watched = ", ".join(points[0]["estimates"])
+        raise RecipeError(f"target: {metric!r} is none of what is watched while training: {watched}")
+    return [float(point["estimates"][metric][0]) for point in points]
+
+
+def _reached(name: str, done: Done, spent: Spending, seed: int, target: tuple[str, float], unit: str) -> Reached:
     watched = [(step, curves["validation"]) for step, curves in done.curves.items() if curves["validation"]]
     if not watched:
         raise RecipeError(
@@ -107,15 +122,9 @@ def _reached(name: str, done: Done, spent: Spending, seed: int, target: tuple[st
             "validation split"
         )
     step, points = watched[-1]
-    if metric not in points[0]["estimates"]:
-        raise RecipeError(
-            f"compare.target: {metric!r} is none of what {step!r} is watched for: {', '.join(points[0]['estimates'])}"
-        )
     whole = next(s for s in done.steps if s.name == step)
-    earlier = spent.of(unit) - float(getattr(whole, unit))
-    sign = 1.0 if is_better_high(metric) else -1.0
-    costs = [float(p[unit]) for p in points if sign * p["estimates"][metric][0] >= sign * wanted]
-    return Reached(seed, max(0.0, earlier) + costs[0] if costs else math.inf, spent.of(unit))
+    earlier = spent.of(unit) - whole.spent.of(unit)
+    return Reached(seed, max(0.0, earlier) + first_reaching(points, target, unit), spent.of(unit))
 
 
 def _verdict(

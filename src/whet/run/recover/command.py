@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from whet.run.recover.groups import Results, grouped
 from whet.run.recover.page import headline, write_page
 from whet.run.recover.plan import DIAGNOSIS, REPAIRED, Recovery, adapter_for, recovery_document, share_of
 from whet.run.recover.proof import Proof, prove
+from whet.run.report import copy_out
 from whet.run.runner import run_recipe
 from whet.run.steps import MODEL, ROWS
 from whet.run.store import Store
@@ -89,12 +89,8 @@ def recover(
     page = write_page(result.run, proof, result.report.parent, notes)
     model = result.folders[REPAIRED] / MODEL
     if out is not None:
-        target = Path(out)
-        target.mkdir(parents=True, exist_ok=True)
-        for file in filter(Path.is_file, page.parent.iterdir()):
-            shutil.copy(file, target / file.name)
-        model = Path(shutil.copytree(model, target / "model", dirs_exist_ok=True))
-        page = target / page.name
+        page = copy_out(page, {"model": model}, Path(out))
+        model = page.parent / "model"
     return Recovered(result.run.id, proof, page, model, notes)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
-from whet.run.figures import FAINT, GRID, INK, line, nice_ticks, svg, text
+from whet.run.figures import FAINT, INK, Axis, bar, dot, line, svg, text, uprights
 from whet.run.recover.plan import REFERENCE, REPAIRED
 from whet.run.recover.proof import Capability
 
@@ -36,22 +35,12 @@ def loop(capabilities: Sequence[Capability], chosen: Mapping[str, int], metric: 
     """
     left, right, step, top = 170, width - (150 if chosen else 40), 44, 66
     height = top + step * len(capabilities) + 40
-    low, high = _range(capabilities)
-
-    def x(value: float) -> float:
-        return left + (right - left) * (value - low) / (high - low)
-
-    out = []
+    x = Axis(*_range(capabilities), left, right)
+    out = uprights(x, top - 14, height - 34)
     for index, (_, colour, words) in enumerate(MARKS):
         place = left + 190 * index
         out.append(f'<circle cx="{place}" cy="14" r="6" fill="{colour}"/>')
         out.append(text(place + 12, 18, words, size=13, weight="600", colour=colour))
-    for tick in nice_ticks(low, high):
-        if low <= tick <= high:
-            out += [
-                line(x(tick), top - 14, x(tick), height - 34, GRID),
-                text(x(tick), height - 16, f"{tick:g}", anchor="middle", colour=FAINT),
-            ]
     out.append(text(left - 14, 44, "kind of example", anchor="end", colour=FAINT))
     out.append(text(right, 44, metric, anchor="end", colour=FAINT))
     most = max(chosen.values(), default=1) or 1
@@ -66,16 +55,12 @@ def loop(capabilities: Sequence[Capability], chosen: Mapping[str, int], metric: 
         out.append(_arrow(x(broken), x(mended), y + 7, MENDED))
         for (stage, colour, words), lane in zip(MARKS, (y - 7, y, y + 7)):
             value, bottom, upper = capability.scores[stage]
-            out.append(line(x(max(bottom, low)), lane, x(min(upper, high)), lane, colour, 1))
+            out.append(line(x(max(bottom, x.low)), lane, x(min(upper, x.high)), lane, colour, 1))
             note = f"{capability.name}, {words}: {value:.3f} [{bottom:.3f}, {upper:.3f}]"
-            out.append(
-                f'<circle cx="{x(value):.1f}" cy="{lane:.1f}" r="5" fill="{colour}"><title>{escape(note)}</title></circle>'
-            )
+            out.append(dot(x(value), lane, colour, note))
         if capability.name in chosen:
             count = chosen[capability.name]
-            out.append(
-                f'<rect x="{right + 24}" y="{y - 6:.1f}" width="{70 * count / most:.1f}" height="12" rx="2" fill="#c9d6e6"/>'
-            )
+            out.append(bar(right + 24, y - 6, 70 * count / most, 12))
             out.append(text(right + 30 + 70 * count / most, y + 4, str(count), size=11, colour=FAINT))
     return svg(width, int(height), out, f"{metric} before the change, after it, and after the repair")
 
@@ -84,12 +69,9 @@ def drifts(groups: Sequence[Group], width: int = 900) -> str:
     """One row per group of the pool: how far its replies drifted from the reference, before and after the repair."""
     left, step, top = 170, 40, 34
     right, height = width - 230, top + step * len(groups) + 30
-    high = max([g.before for g in groups] + [g.after for g in groups]) or 1.0
-
-    def x(value: float) -> float:
-        return left + (right - left - LABEL) * value / high
-
+    x = Axis(0.0, max([g.before for g in groups] + [g.after for g in groups]) or 1.0, left, right - LABEL)
     out = [
+        *uprights(x, top - 6, height - 28, count=4),
         text(left - 14, 14, "kind of example", anchor="end", colour=FAINT),
         text(left, 14, "after the change", colour=BROKEN, weight="600"),
         text(left + 150, 14, "after the repair", colour=MENDED, weight="600"),
@@ -97,19 +79,11 @@ def drifts(groups: Sequence[Group], width: int = 900) -> str:
     out.append(
         text(right + 20, 14, "rows trained on, of all" if any(g.chosen is not None for g in groups) else "rows", colour=FAINT)
     )
-    for tick in nice_ticks(0.0, high, 4):
-        if tick <= high:
-            out += [
-                line(x(tick), top - 6, x(tick), height - 28, GRID),
-                text(x(tick), height - 12, f"{tick:g}", anchor="middle", colour=FAINT),
-            ]
     for index, group in enumerate(groups):
         y = top + step * index
         out.append(text(left - 14, y + 17, short(group.name), anchor="end", size=13))
         for value, colour, lane in ((group.before, BROKEN, y), (group.after, MENDED, y + 14)):
-            out.append(
-                f'<rect x="{left}" y="{lane}" width="{x(value) - left:.1f}" height="11" rx="2" fill="{colour}" opacity="0.8"/>'
-            )
+            out.append(bar(left, lane, x(value) - left, 11, colour, 0.8))
             out.append(text(x(value) + 5, lane + 10, f"{value:.3g}", size=10, colour=FAINT))
         rows = f"{group.rows:,}" if group.chosen is None else f"{group.chosen:,} of {group.rows:,}"
         out.append(text(right + 20, y + 17, rows, size=12, colour=INK))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.budget import shown
+from whet.run.plain import as_yaml
 from whet.run.recover import figures
 from whet.run.recover.plan import AFTER, DIAGNOSIS, REPAIR, REPAIRED
 from whet.run.recover.proof import STAGES, Capability, Proof
@@ -31,10 +31,8 @@ VERDICTS = {"floor": "not judged, both are at chance", "ceiling": "not judged, b
 
 def write_page(run: Run, proof: Proof, folder: Path, notes: Sequence[str] = ()) -> Path:
     """Writes ``recover.html`` and ``recover.yaml`` into the folder; returns the page's path."""
-    import yaml
-
     steps = {step.name: step for step in run.steps}
-    document = yaml.safe_dump(json.loads(json.dumps(dict(run.document), default=str)), sort_keys=False, width=110)
+    document = as_yaml(run.document)
     groups = pool_groups(steps)
     page = (
         environment()

@@ -10,7 +10,7 @@ anew in every step. Where m = 1, what the old model said is learnt; elsewhere th
 predicts without an error give no signal: take rows that it was not trained on. Logits [m, V] of all models, by pieces of positions;
 each step costs a forward pass of each reference. The mean is over trained tokens, the same whatever the micro-batches are.
 
-Defaults: T = 2 (the paper fixes none); ``elsewhere: start``, the equation above; ``cross-entropy`` and ``none`` are its ablations.
+Defaults: T = 2 (the paper fixes none); ``elsewhere: start``, the equation above; ``cross-entropy``, ``reference`` and ``none`` are its ablations.
 
 Paper: muscle — MUSCLE: A Model Update Strategy for Compatible LLM Evolution
 """
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CompatDistill:
     """``temperature``: of both distributions.  ``elsewhere``: what is followed where the model is right: the model at the ``start``,
-    the label (``cross-entropy``), or ``none``.
+    the label (``cross-entropy``), the ``reference`` too (then the old model is followed everywhere), or ``none``.
     """
 
     temperature: Annotated[float, Gt(0)] = 2.0
-    elsewhere: Literal["start", "cross-entropy", "none"] = "start"
+    elsewhere: Literal["start", "cross-entropy", "reference", "none"] = "start"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -57,6 +57,8 @@ class CompatDistill:
         to_old = wrong * self._kl(old, logits)
         if new is not None:
             to_new = (1 - wrong) * self._kl(new, logits)
+        elif self.elsewhere == "reference":
+            to_new = (1 - wrong) * self._kl(old, logits)
         elif self.elsewhere == "cross-entropy":
             to_new = (1 - wrong) * cross_entropy(logits, labels, reduction="none")
         else:

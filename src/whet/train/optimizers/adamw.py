@@ -14,6 +14,8 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Gt
 
+from whet.train.decayed import decay_groups
+
 
 @dataclass(frozen=True)
 class AdamW:
@@ -25,7 +27,5 @@ class AdamW:
 
     def __call__(self, parameters: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimizer over the named parameters. Each group's ``lr`` is 1.0: the loop multiplies it with the step's rate."""
-        matrices = [p for _, p in parameters if p.ndim >= 2]
-        vectors = [p for _, p in parameters if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, betas=self.betas, eps=self.eps, fused=True)
+        groups = decay_groups(parameters, self.weight_decay)
+        return torch.optim.AdamW(groups, lr=1.0, betas=self.betas, eps=self.eps, fused=True)

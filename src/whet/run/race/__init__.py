@@ -1,0 +1,1 @@
+"""Races of training algorithms: several comparisons to fixed targets, judged together."""
