@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,8 @@ def _figures(result: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def _interval(between: Sequence[float]) -> str:
-    return f"[{between[0]:.4g}, {between[1]:.4g}]"
+    low, high = between
+    return f"[{low:.4g}, {high:.4g}]" if math.isfinite(low) and math.isfinite(high) else "(no interval)"
 
 
 def _seeds(result: Mapping[str, Any]) -> str:

@@ -37,5 +37,17 @@ def test_verdicts_that_give_no_order_are_told_one_by_one():
     assert headline(verdicts).startswith("a is better than b. Between the others no difference was seen")
 
 
+def test_winners_over_the_same_losers_share_a_sentence():
+    verdicts = [
+        verdict("slow", "middle", 0.0, p=0.6),
+        verdict("slow", "fast", -0.1),
+        verdict("middle", "fast", -0.1),
+        verdict("slow", "soup", 0.01, p=0.4),
+        verdict("middle", "soup", 0.05),
+        verdict("fast", "soup", 0.15),
+    ]
+    assert headline(verdicts).startswith("slow and middle are better than fast. soup is better than middle and fast. Between")
+
+
 def test_nothing_told_apart():
     assert headline(of({"a": 0.1, "b": 0.1})) == "No difference was seen; one of more than 0.04 would have been, with 80% power."

@@ -15,10 +15,9 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     if len(order) > 1 and len(wins) > 1:
         out = [_ranking(order)]
     else:
-        beaten: dict[str, list[str]] = {}
-        for winner, loser in wins:
-            beaten.setdefault(winner, []).append(loser)
-        out = [f"{winner} is better than {_listed(losers)}." for winner, losers in beaten.items()]
+        losers = {winner: tuple(loser for other, loser in wins if other == winner) for winner, _ in wins}
+        alike = {beaten: [winner for winner, found in losers.items() if found == beaten] for beaten in losers.values()}
+        out = [_better(winners, beaten) for beaten, winners in alike.items()]
     unsettled = [v.detectable for v in verdicts if v.kind == "open"]
     if unsettled:
         whole = "Between the others no" if out else "No"
@@ -52,10 +51,14 @@ def _wins(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
 
 def _ranking(groups: Sequence[Sequence[str]]) -> str:
     first, *middle, last = groups
-    are = "are" if len(first) > 1 else "is"
     if not middle:
-        return f"{_listed(first)} {are} better than {_listed(last)}."
-    return "; ".join([f"{_listed(first)} {are} best", *(f"then {_listed(g)}" for g in middle), f"last {_listed(last)}"]) + "."
+        return _better(first, last)
+    best = f"{_listed(first)} {'are' if len(first) > 1 else 'is'} best"
+    return "; ".join([best, *(f"then {_listed(g)}" for g in middle), f"last {_listed(last)}"]) + "."
+
+
+def _better(winners: Sequence[str], losers: Sequence[str]) -> str:
+    return f"{_listed(winners)} {'are' if len(winners) > 1 else 'is'} better than {_listed(losers)}."
 
 
 def _listed(names: Sequence[str]) -> str:
