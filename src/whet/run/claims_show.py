@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
