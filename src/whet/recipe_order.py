@@ -18,8 +18,8 @@ def references(section: str, step: Step) -> dict[str, str]:
         found[name] = getattr(step, name, None)
     for index, name in enumerate(getattr(step, "models", ())):
         found[f"models.{index}"] = name
-    for stage, name in getattr(step, "against", {}).items():
-        found[f"against.{stage}"] = name
+    for stage, names in getattr(step, "rivals", {}).items():
+        found |= {f"against.{stage}" + (f".{i}" if len(names) > 1 else ""): name for i, name in enumerate(names)}
     return {k: v for k, v in found.items() if v is not None and v != BASE}
 
 

@@ -92,10 +92,15 @@ class MeasureStep:
     tasks: Annotated[tuple[Any, ...], Kind("task")]
     models: tuple[str, ...] = ()
     """Default: the recipe's model and every stage."""
-    against: Mapping[str, str] = field(default_factory=dict)
-    """Stage -> the stage that it is compared with; default the one that it was made from."""
+    against: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Stage -> the stage, or stages, that it is compared with; default the one that it was made from."""
     reference: str | None = None
     """A stage: each task also says how many of the examples that it solves a measured model does not (negative flips)."""
+
+    @property
+    def rivals(self) -> dict[str, tuple[str, ...]]:
+        """``against``, each stage with all that it is compared with."""
+        return {stage: (names,) if isinstance(names, str) else tuple(names) for stage, names in self.against.items()}
 
 
 @dataclass(frozen=True)

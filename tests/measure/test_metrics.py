@@ -159,3 +159,10 @@ def test_flips_as_a_result_of_their_own() -> None:
     other = flip_result(result_of([0, 1, 0, 0, 1]), new)
     assert other is not None and other.conditions != found.conditions
     assert flip_result(result_of([1, 1], "perplexity"), result_of([1, 1], "perplexity")) is None
+
+
+def test_the_interval_of_a_share_keeps_its_limits():
+    """Few documents get Student's t, which knows no limits."""
+    outcomes = [Outcome(id=str(i), score=float(i > 0), labels={"document": str(i // 2)}) for i in range(12)]
+    found = accuracy(outcomes)
+    assert found.value == pytest.approx(11 / 12) and found.low < found.value and found.high == 1.0

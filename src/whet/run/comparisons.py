@@ -120,14 +120,16 @@ def read_stage_results(folder: Path) -> dict[str, dict[str, TaskResult]]:
     return found
 
 
-def compare_stages(results: Mapping[str, Sequence[TaskResult]], parents: Mapping[str, str], folder: Path) -> list[Comparison]:
-    """Judges each measured stage against its parent on every task, Holm-corrected over the step, and writes the file."""
+def compare_stages(
+    results: Mapping[str, Sequence[TaskResult]], rivals: Mapping[str, Sequence[str]], folder: Path
+) -> list[Comparison]:
+    """Judges each measured stage against its rivals on every task, Holm-corrected over the step, and writes the file."""
     from whet.measure.compare import compare, corrected
 
     judged = []
     for measured in results.values():
         by_stage = {r.model: r for r in measured}
-        judged += [compare(by_stage[p], r) for s, r in by_stage.items() if (p := parents.get(s)) in by_stage and p is not None]
+        judged += [compare(by_stage[p], r) for s, r in by_stage.items() for p in rivals.get(s, ()) if p in by_stage]
     rows = {r.task: {o.model: o for o in rs} for rs in results.values() for r in rs}
     found = [_shown(c, rows[c.task]) for c in corrected(judged)] if judged else []
     (folder / COMPARISONS).write_text(json.dumps([vars(c) for c in found], indent=1))

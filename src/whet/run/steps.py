@@ -171,7 +171,7 @@ class _stage_folders:
 
 def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
     results, _ = measure_stages(step.tasks, inputs.stages, inputs.model, folder, checkpoint, step.reference)
-    found = compare_stages(results, {**parents(inputs.recipe), **step.against}, folder)
+    found = compare_stages(results, {**parents(inputs.recipe), **step.rivals}, folder)
     written = sum(_tokens(r) for rs in results.values() for r in rs)
     scores = {
         task: {r.model: f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]" for r in rs for e in [r.estimates[r.metric]]}
@@ -194,14 +194,14 @@ def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: P
     }
 
 
-def parents(recipe: Recipe) -> dict[str, str]:
+def parents(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Stage -> the stage that it is judged against: what it was made from (for a merge, its first ingredient)."""
     found = {}
     for _, step in recipe.steps:
         if isinstance(step, (TrainStep, QuantizeStep)):
-            found[step.name] = step.model or BASE
+            found[step.name] = (step.model or BASE,)
         elif isinstance(step, EditStep):
-            found[step.name] = step.models[0]
+            found[step.name] = (step.models[0],)
     return found
 
 

@@ -8,6 +8,7 @@ examples come from one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from whet.measure.estimates import documents_of, mean, values_of
 from whet.measure.outcome import Estimate, Outcome
@@ -23,4 +24,6 @@ def accuracy(outcomes: Sequence[Outcome], *, score: str = "score") -> Estimate:
     Raises:
         DataError: no outcomes, or an outcome lacks that score.
     """
-    return mean(values_of(outcomes, score), groups=documents_of(outcomes))
+    found = mean(values_of(outcomes, score), groups=documents_of(outcomes))
+    # Student's t, which few documents get, does not know the limits of a share.
+    return replace(found, low=max(found.low, min(found.value, 0.0)), high=min(found.high, max(found.value, 1.0)))

@@ -5,7 +5,7 @@ Written as a recipe, a recovery is resumed, reused and recorded like any run, an
     model: the changed model             models: {reference: the model before the change}
     data:   pool -> diagnosis (label drift) -> repair (a selection of it); after: the drift of the repaired model on the whole pool
     train:  repaired, from the changed model
-    measure: reference, base and repaired on the tasks; base against reference, repaired against base
+    measure: reference, base and repaired on the tasks; base against reference, repaired against both
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
                 "name": "proof",
                 "tasks": list(asked.tasks) or default_tasks(source),
                 "models": [REFERENCE, "base", REPAIRED],
-                "against": {"base": REFERENCE, REPAIRED: "base"},
+                "against": {"base": REFERENCE, REPAIRED: ["base", REFERENCE]},
             }
         ],
     }
