@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,13 @@ def carry_out_job(job: Any, shared: tuple[str, str]) -> Any:
     def save_and_die(folder: Path, step: int, *rest: Any, **more: Any) -> Any:
         saved = save(folder, step, *rest, **more)
         if step >= 3:
-            Path(mark).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            with suppress(FileExistsError):
+                # Two seeds of the variant may be under way at once; only the first dies.
+                Path(mark).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
         return saved
 
-    if job.variant == "b" and not Path(mark).exists():
+    if job.variant == "b":
         checkpoint.save = save_and_die
     try:
         return carry_out(job, store)
