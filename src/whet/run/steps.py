@@ -196,7 +196,7 @@ def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: P
 
 def parents(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Stage -> the stage that it is judged against: what it was made from (for a merge, its first ingredient)."""
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for _, step in recipe.steps:
         if isinstance(step, (TrainStep, QuantizeStep)):
             found[step.name] = (step.model or BASE,)
