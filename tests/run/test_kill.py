@@ -254,7 +254,8 @@ def test_two_recipes_that_share_steps_and_one_is_killed(short: Path, carry_out: 
     both = [*at(write(tmp_path, SFT), "rename", r"\.step-.*4\.", when="after"), *at(write(more, {**SFT, "train": longer}))]
     killed, other = carry_out(home, both)
     assert other["status"] == 0, other["err"]
-    assert killed["status"] in (-signal.SIGKILL, 0), "0: the other came first and trained, this one waited"
+    # 0: the other came first and trained, this one waited.
+    assert killed["status"] in (-signal.SIGKILL, 0), killed["err"]
     if killed["status"]:
         assert resumed_at(runs(home)[0] if runs(home)[0].status == "done" else runs(home)[1], "sft") == 4
     (found,) = kill.differences(short, home)

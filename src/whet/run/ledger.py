@@ -285,15 +285,22 @@ def _cause(error: SQLAlchemyError) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
+ATTEMPTS = 12
+"""How often, every quarter of a second, the tables are made until all are there."""
+
+
 def _write_ahead(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _make_tables(engine: Engine) -> None:
-    """Makes the tables that are missing; another run may be making them at the same moment."""
-    try:
-        Base.metadata.create_all(engine)
-    except SQLAlchemyError:
-        time.sleep(0.5)
-        Base.metadata.create_all(engine)
+    """Makes the tables that are missing; other runs may be making them at the same moment, each a step ahead at some table."""
+    for attempt in range(ATTEMPTS):
+        try:
+            Base.metadata.create_all(engine)
+            return
+        except SQLAlchemyError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.25)
