@@ -61,6 +61,23 @@ def refuse_two(item: tuple[int, str]) -> int:
     return number
 
 
+def fail_or_stay(item: tuple[int, str, bool]) -> int:
+    """Item 0 fails when item 1 has begun; item 1 stays until it is ended, and if it is ``stubborn``, until it is killed."""
+    number, folder, stubborn = item
+    begun = Path(folder) / "begun"
+    while number == 0 and not begun.exists():
+        time.sleep(0.01)
+    if number == 0:
+        raise DataError("the row is empty")
+    begun.write_text(str(os.getpid()))
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            if not stubborn:
+                raise
+
+
 def bad_row(number: int) -> int:
     if number == 1:
         raise DataError("the row has no prompt")

@@ -157,6 +157,29 @@ def test_an_exception_is_reported_with_its_item_and_not_tried_again(pool: Pool, 
     assert pool.tally.lost == []
 
 
+def test_items_that_are_ended_take_no_others_with_them(on_cluster: RayPool) -> None:
+    on_cluster.tally.lost.clear()
+    for _ in range(30):
+        with pytest.raises(DataError, match=r"item 1: the row has no prompt"):
+            on_cluster.map(work.bad_row, range(3))
+        assert on_cluster.map(work.plus, range(3), shared=[1]) == [1, 2, 3]
+    assert on_cluster.tally.lost == []
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_item_ends_when_another_has_failed(
+    on_cluster: RayPool, stubborn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[RayPool.__module__], "GRACE", 0.5)
+    with pytest.raises(DataError, match="the row is empty"):
+        on_cluster.map(work.fail_or_stay, [(n, str(tmp_path), stubborn) for n in range(2)])
+    process, deadline = int((tmp_path / "begun").read_text()), time.monotonic() + 30
+    while stubborn and Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert Path(f"/proc/{process}").exists() is not stubborn
+    assert on_cluster.map(work.plus, range(2), shared=[1]) == [1, 2]
+
+
 def test_the_items_of_a_lost_node_are_done_elsewhere(cluster: Any, on_cluster: RayPool, tmp_path: Path) -> None:
     extra = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     on_cluster.tally.lost.clear()

@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, Table, create_engine, event
 
 from whet.errors import StoreError
-from whet.run.ledger import ComparisonRecord, Ledger, Run, StepRecord
+from whet.run.ledger import Base, ComparisonRecord, Ledger, Run, StepRecord
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -98,3 +99,21 @@ def test_a_ledger_that_cannot_be_reached_is_named_without_its_password() -> None
     with pytest.raises(StoreError, match=r"ledger postgresql://\*\*\*@127\.0\.0\.1:1/x cannot be opened") as caught:
         Ledger("postgresql://whet:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_ledger_opens_while_another_run_is_making_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    other = create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+    def ahead(table: Table, connection: Connection, **_: object) -> None:
+        if connection.engine is not other:
+            table.create(other)
+
+    tables = list(Base.metadata.tables.values())
+    for table in tables:
+        event.listen(table, "before_create", ahead)
+    try:
+        assert Ledger.beside(tmp_path).runs() == []
+    finally:
+        for table in tables:
+            event.remove(table, "before_create", ahead)

@@ -20,6 +20,9 @@ AHEAD = 2
 STALL = 60.0
 """Seconds without a result after which a step on a worker does an item itself: every machine may be waiting for another."""
 
+GRACE = 5.0
+"""Seconds that an item has to end by itself when its result is no longer wanted."""
+
 
 class RayPool(Pool):
     """Items as Ray tasks; ``nested`` is what :meth:`inside` needs to open the same pool from within a task."""
@@ -80,13 +83,21 @@ class RayPool(Pool):
                 ready = self._ready(list(running))
                 if not ready:
                     reference, number = running.popitem()
-                    ray.cancel(reference, force=True)
+                    self._stop([reference])
                     call.keep(number, attempt(call.function, call.items[number], call.shared))
                 for reference in ready:
                     self._take(call, running.pop(reference), reference)
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            self._stop(list(running))
+
+    def _stop(self, references: list[Any]) -> None:
+        """Ends items. By a kill only those that do not end when interrupted: it goes to the worker, which may have another
+        item by the time that it arrives, and that item would be lost."""
+        for reference in references:
+            self._ray.cancel(reference)
+        unfinished = self._ray.wait(references, num_returns=len(references), timeout=GRACE)[1] if references else []
+        for reference in unfinished:
+            self._ray.cancel(reference, force=True)
 
     def _take(self, call: Call, number: int, reference: Any) -> None:
         try:

@@ -295,7 +295,10 @@ def _write_ahead(connection: Any, _: Any) -> None:
 
 
 def _make_tables(engine: Engine) -> None:
-    """Makes the tables that are missing; other runs may be making them at the same moment, each a step ahead at some table."""
+    """Makes the tables that are missing; other runs may be making them at the same moment, each a step ahead at some table,
+    or be switching a new file of SQLite to its write-ahead log, for which nobody waits."""
+    if engine.dialect.name != "sqlite":
+        engine.connect().close()  # A server that cannot be reached is found out once, not at every attempt.
     for attempt in range(ATTEMPTS):
         try:
             Base.metadata.create_all(engine)
