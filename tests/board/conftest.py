@@ -95,7 +95,7 @@ def _step(run: str, position: int, name: str, section: str, identity: str, input
 
 
 def _fill(store: Store, ledger: Ledger) -> None:
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     results = {variant: {seed: _result(variant, seed) for seed in SEEDS} for variant in BAD_AT}
     runs: dict[str, dict[str, str]] = {}
     for index, (variant, by_seed) in enumerate(results.items()):
@@ -203,7 +203,7 @@ class Training:
 @pytest.fixture
 def training(shelf: Shelf) -> Iterator[Training]:
     with alive(shelf.store, LIVE):
-        shelf.ledger.save(_run(LIVE, "running", dt.datetime.now(dt.timezone.utc)))
+        shelf.ledger.save(_run(LIVE, "running", dt.datetime.now(dt.UTC)))
         shelf.ledger.save(_step(LIVE, 0, "tuned", "train", "live0001", {}, status="running", cost={}))
         made = Training(shelf, ProgressFile(shelf.store.checkpoints("live0001")))
         made.point(1)

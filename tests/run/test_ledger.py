@@ -21,7 +21,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def _run(name: str, seed: int = 0) -> Run:
-    now = dt.datetime(2024, 1, 1, 12, tzinfo=dt.timezone.utc)
+    now = dt.datetime(2024, 1, 1, 12, tzinfo=dt.UTC)
     return Run(
         id=name, recipe=name.partition("-")[0], document={}, seed=seed, status="running", started=now, finished=None,
         versions={}, machine={}, steps=[],
@@ -41,7 +41,7 @@ def test_what_is_saved_comes_back(ledger: Ledger) -> None:
     ledger.finish("kept-1", "done")
     run = ledger.run("kept-1")
     assert (run.seed, run.status, run.started.isoformat()) == (2**40, "done", "2024-01-01T12:00:00+00:00")
-    assert run.finished is not None and abs(run.finished - dt.datetime.now(dt.timezone.utc)) < dt.timedelta(minutes=5)
+    assert run.finished is not None and abs(run.finished - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
     receipt = run.steps[0].receipt
     assert math.isnan(receipt["loss"]) and receipt["text"] == "\x00 \ud800 é ⟦"
 
@@ -74,7 +74,7 @@ def test_an_ambiguous_or_unknown_run_is_named(ledger: Ledger) -> None:
 
 def test_comparisons_come_back_newest_first_and_are_found_like_runs(ledger: Ledger) -> None:
     for day in (1, 2):
-        started = dt.datetime(2024, 1, day, tzinfo=dt.timezone.utc)
+        started = dt.datetime(2024, 1, day, tzinfo=dt.UTC)
         document, name = {"compare": {"seeds": day}}, f"ranks-{day}"
         ledger.save(
             ComparisonRecord(

@@ -34,7 +34,7 @@ def _write(folder: Path) -> None:
 
 
 def _record(ledger: Ledger, run: str, *identities: str, days: float = 0, status: str = "done") -> None:
-    started = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=days)
+    started = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
     ledger.save(
         Run(id=run, recipe=run, document={}, seed=0, status=status, started=started, finished=None, versions={}, machine={}, steps=[]),
         *(
@@ -102,7 +102,7 @@ def test_what_the_ledger_does_not_know_needs_a_word(store: Store) -> None:
 
 
 def test_the_page_of_a_comparison_stays_whatever_becomes_of_its_runs(store: Store) -> None:
-    now = dt.datetime.now(dt.timezone.utc)
+    now = dt.datetime.now(dt.UTC)
     Ledger.beside(store.scratch).save(
         ComparisonRecord(id="ranks-1", name="ranks", status="done", started=now, finished=now, document={}, result={})
     )

@@ -33,7 +33,7 @@ def under_way(records: Records, run: str | None = None, comparison: str | None =
 def belonging(runs: Sequence[Run], comparison: ComparisonRecord) -> list[Run]:
     """Those runs that are a comparison's, by name and time: an unfinished comparison has no list of its runs."""
     names = {_run_name(f"{comparison.name}-{name}") for name in _variants(comparison)}
-    until = comparison.finished or dt.datetime.now(dt.timezone.utc)
+    until = comparison.finished or dt.datetime.now(dt.UTC)
     return [run for run in runs if run.recipe in names and comparison.started <= run.started <= until]
 
 

@@ -150,7 +150,7 @@ def result_of(claim: Claim, comparison: Comparison, commit: str | None) -> dict[
     missing = {name: arm.failed or "none" for name, arm in comparison.arms.items() if arm.failed or name not in arms}
     decision = decide(claim.judge, verdicts, arms, missing)
     return {
-        "date": dt.datetime.now(dt.timezone.utc).date(),
+        "date": dt.datetime.now(dt.UTC).date(),
         "version": __version__,
         "fingerprint": claim.fingerprint,
         "commit": commit,

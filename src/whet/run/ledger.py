@@ -45,12 +45,12 @@ class Moment(TypeDecorator[dt.datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
-        return value and value.astimezone(dt.timezone.utc)
+        return value and value.astimezone(dt.UTC)
 
     def process_result_value(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
         if value is None:
             return None
-        return value.astimezone(dt.timezone.utc) if value.tzinfo else value.replace(tzinfo=dt.timezone.utc)
+        return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
 
 
 class Base(DeclarativeBase):
@@ -181,7 +181,7 @@ class Ledger:
         """Records how a run ended, and when."""
         with self.session() as session:
             run = session.get_one(Run, run_id)
-            run.status, run.finished = status, dt.datetime.now(dt.timezone.utc)
+            run.status, run.finished = status, dt.datetime.now(dt.UTC)
 
     def runs(self) -> list[Run]:
         """All runs, newest first, with their steps."""
@@ -216,7 +216,7 @@ class Ledger:
 
     def forget(self, runs: Iterable[str]) -> None:
         """Marks runs as forgotten: what only they refer to may be collected. Their records stay."""
-        now = dt.datetime.now(dt.timezone.utc)
+        now = dt.datetime.now(dt.UTC)
         self.save(*(Forgotten(run_id=run, moment=now) for run in runs))
 
     def forgotten(self) -> set[str]:

@@ -107,7 +107,7 @@ class _Runner:
         self.records: dict[str, StepRecord] = {}
         self.identities: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
-        now = dt.datetime.now(dt.timezone.utc)
+        now = dt.datetime.now(dt.UTC)
         self.run_record = Run(
             id=f"{recipe.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
             recipe=recipe.name,

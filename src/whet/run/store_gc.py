@@ -76,7 +76,7 @@ def _choose(store: Store, ledger: Ledger, rules: Rules) -> list[str]:
     runs = [run for run in ledger.runs() if run.id not in forgotten]
     old = set()
     if rules.keep_runs is not None or rules.older_than is not None:
-        limit = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=rules.older_than or 0)
+        limit = dt.datetime.now(dt.UTC) - dt.timedelta(days=rules.older_than or 0)
         old = {r.id for r in runs[rules.keep_runs or 0 :] if r.status != "running" and r.started <= limit}
     for reference in rules.forget:
         run = ledger.run(reference)
@@ -121,7 +121,7 @@ def _extent(path: Path) -> tuple[int, dt.datetime]:
             about = item.lstat()
             newest = max(newest, about.st_mtime)
             size += 0 if item.is_dir() else about.st_size
-    return size, dt.datetime.fromtimestamp(newest, dt.timezone.utc)
+    return size, dt.datetime.fromtimestamp(newest, dt.UTC)
 
 
 def _reports(store: Store, survey: Survey) -> Iterator[Thing]:

@@ -236,7 +236,7 @@ class Remote:
                 moment = self._files.modified(path)
             except (NotImplementedError, FileNotFoundError):
                 return None  # such a storage has no dates; or the object is gone again
-        return moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
+        return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
     def _sha256(self, path: str) -> str:
         with self._files.open(path, "rb") as handle:

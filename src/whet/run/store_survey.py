@@ -65,7 +65,7 @@ class Survey:
         steps = [(step, run.id) for run in self.runs.values() for step in run.steps]
         self.known = {step.identity: f"{step.section} {step.name}" for step, _ in steps}
         self.needed = {step.identity for step, run in steps if run not in self.forgotten}
-        self.limit = dt.datetime.now(dt.timezone.utc) - dt.timedelta(hours=rules.grace)
+        self.limit = dt.datetime.now(dt.UTC) - dt.timedelta(hours=rules.grace)
 
     def reason(self, identity: str) -> str:
         """Why an artifact may go; empty if it is kept."""

@@ -76,7 +76,7 @@ class Sweep:
 
     @staticmethod
     def _is_recent(newest: dt.datetime | None) -> bool:
-        return newest is None or newest > dt.datetime.now(dt.timezone.utc) - UPLOAD
+        return newest is None or newest > dt.datetime.now(dt.UTC) - UPLOAD
 
     def _pointer(self, identity: str) -> Pointer | Literal[False] | None:
         """The artifact's pointer; ``False`` if there is one that cannot be read."""

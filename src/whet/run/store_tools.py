@@ -61,7 +61,7 @@ def _examine(folder: Path) -> Iterator[Finding]:
 def _verify_remote(remote: Remote, read: bool) -> tuple[list[Finding], str]:
     identities = remote.identities()
     found = [_finding(problem, i, file) for i in identities for problem, file in remote.examine(i, read)]
-    limit = dt.datetime.now(dt.timezone.utc) - UPLOAD
+    limit = dt.datetime.now(dt.UTC) - UPLOAD
     for (identity, key), upload in remote.uploads().items():
         try:
             pointer = remote.pointer(identity)

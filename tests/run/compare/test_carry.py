@@ -319,7 +319,7 @@ def test_finished_variants_are_reused_after_a_stop(monkeypatch: pytest.MonkeyPat
 def test_a_comparison_whose_process_is_gone_is_shown_as_interrupted() -> None:
     store = Store.open()
     store.prepare()
-    now = dt.datetime.now(dt.timezone.utc)
+    now = dt.datetime.now(dt.UTC)
     record = ComparisonRecord(id="tiny-1", name="tiny", status="running", started=now, finished=None, document={}, result={})
     Ledger.beside(store.scratch).save(record)
     (store.scratch / "locks" / "run-tiny-1").write_text(platform.node())

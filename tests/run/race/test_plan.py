@@ -146,7 +146,7 @@ def test_only_an_optional_workload_may_be_missing(tmp_path: Path) -> None:
 def seen(document: Mapping[str, Any], identity: str, ledger: Ledger, **fields: Any) -> None:
     import datetime as dt
 
-    moment = dt.datetime(2026, 1, len(ledger.comparisons()) + 1, tzinfo=dt.timezone.utc)
+    moment = dt.datetime(2026, 1, len(ledger.comparisons()) + 1, tzinfo=dt.UTC)
     given = {"status": "done", "result": {"targets": [{}]}, **fields}
     ledger.save(ComparisonRecord(id=identity, name="x", started=moment, finished=moment, document=dict(document), **given))
 

@@ -70,11 +70,11 @@ def compare_recipe(
 
     quiet_transformers()
     plan, store = make_plan(recipe, overrides, **asked), store or Store.open()
-    started = dt.datetime.now(dt.timezone.utc)
+    started = dt.datetime.now(dt.UTC)
     identity = f"{plan.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with recorded(identity, plan, store, started) as record:
         found = _Comparing(identity, plan, store, pool or Local().map, say).run()
-        seconds = (dt.datetime.now(dt.timezone.utc) - started).total_seconds()
+        seconds = (dt.datetime.now(dt.UTC) - started).total_seconds()
         comparison = replace(found, seconds=seconds)
         record.result = summary(comparison)
         write_page(comparison, store.scratch / "runs" / identity)

@@ -28,9 +28,9 @@ def recorded(identity: str, plan: Plan, store: Store, started: dt.datetime) -> I
             yield record
         except BaseException as error:
             record.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.result, record.finished = {"error": f"{type(error).__name__}: {error}"}, dt.datetime.now(dt.timezone.utc)
+            record.result, record.finished = {"error": f"{type(error).__name__}: {error}"}, dt.datetime.now(dt.UTC)
             with in_passing():
                 ledger.save(record)
             raise
-        record.status, record.finished = "done", dt.datetime.now(dt.timezone.utc)
+        record.status, record.finished = "done", dt.datetime.now(dt.UTC)
         ledger.save(record)

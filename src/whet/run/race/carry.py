@@ -93,7 +93,7 @@ def race(
     quiet_transformers()
     plan, store = make_plan(recipe, overrides), Store.open()
     store.prepare()
-    started = dt.datetime.now(dt.timezone.utc)
+    started = dt.datetime.now(dt.UTC)
     identity = f"{plan.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     say(f"race {identity}")
     for name, why in plan.left_out.items():
@@ -101,7 +101,7 @@ def race(
     with closing(open_pool(on)) as pool:
         check_reach(pool, store, whole_recipes=True)
         courses, machine = _Racing(plan, store, pool, say).run()
-    finished = dt.datetime.now(dt.timezone.utc)
+    finished = dt.datetime.now(dt.UTC)
     result = Race(identity, plan, courses, judge(plan, courses), machine, (finished - started).total_seconds())
     page = write_page(result, store.scratch / "runs" / identity, Path(out) if out else None)
     result = replace(result, page=page)
