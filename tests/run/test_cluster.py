@@ -173,7 +173,7 @@ def test_an_item_ends_when_another_has_failed(
     monkeypatch.setattr(sys.modules[RayPool.__module__], "GRACE", 0.5)
     with pytest.raises(DataError, match="the row is empty"):
         on_cluster.map(work.fail_or_stay, [(n, str(tmp_path), stubborn) for n in range(2)])
-    process, deadline = int((tmp_path / "begun").read_text()), time.monotonic() + 30
+    process, deadline = int((tmp_path / "begun").read_text()), time.monotonic() + 240
     while stubborn and Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert Path(f"/proc/{process}").exists() is not stubborn
@@ -187,11 +187,11 @@ def test_the_items_of_a_lost_node_are_done_elsewhere(cluster: Any, on_cluster: R
     items = [(n, str(tmp_path)) for n in range(6)]
     mapping = threading.Thread(target=lambda: results.extend(on_cluster.map(work.slow_on_node, items)))
     mapping.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list(tmp_path.glob(f"*-{extra.node_id}")) and time.monotonic() < deadline:
         time.sleep(0.05)
     cluster.remove_node(extra, allow_graceful=False)
-    mapping.join(60)
+    mapping.join(240)
     assert results == [n * n for n in range(6)]
     assert on_cluster.tally.lost
 

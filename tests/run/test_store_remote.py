@@ -156,7 +156,7 @@ def test_an_upload_that_is_killed_loses_nothing(machine: Any, monkeypatch: pytes
             store.put("abc", _write)
         finally:
             os._exit(1)
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not reached.exists():
         assert time.monotonic() < limit
         time.sleep(0.01)

@@ -44,7 +44,7 @@ def _begun(store: Store) -> bool:
 
 
 def _wait_until_begun(store: Store) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 120
     while not _begun(store):
         assert time.monotonic() < limit
         time.sleep(0.01)
