@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-CLOCK = ("seconds", "seconds_training", "peak_memory_mib", "peak_memory_bytes", "resumed_at")
+CLOCK = ("seconds", "seconds_training", "processor", "processor_training", "peak_memory_mib", "peak_memory_bytes", "resumed_at")
 """Figures in receipts that say how a run went, not what it made."""
 ROOT = Path(__file__).resolve().parents[1]
 

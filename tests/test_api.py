@@ -50,6 +50,12 @@ def test_train_quantize_measure_export_in_memory(tiny_model: Model, tmp_path: Pa
     assert receipt and whet.load(tmp_path / "packed").quantized
 
 
+def test_an_export_does_not_mix_with_the_weights_of_another(tiny_model: Model, tmp_path: Path) -> None:
+    whet.export(tiny_model, tmp_path / "out", to="transformers")
+    with pytest.raises(RecipeError, match=r"out: this folder holds weights already \(model\.safetensors\)"):
+        whet.export(tiny_model, tmp_path / "out", to="transformers")
+
+
 def test_a_budget_that_is_no_budget_is_refused(tiny_model: Model) -> None:
     for wrong in ("0 tokens", "-5 steps", "lots", "2M apples"):
         with pytest.raises(RecipeError, match="budget: expected a positive number of tokens, steps"):

@@ -22,13 +22,17 @@ ModelLike = Model | str | Path
 
 
 def load(reference: ModelLike, **settings: Any) -> Model:
-    """Loads a model: a bundled one (``"nano"``), a local folder, or a hub id. Settings: ``dtype``, ``device``."""
+    """Loads a model: a bundled one (``"nano"``), a local folder, a hub id, or ``RUN:STAGE``. Settings: ``dtype``, ``device``."""
     from whet.model import load_model
     from whet.run.models import open_model
+    from whet.run.show import find_model_folder
+    from whet.run.steps import MODEL
 
     if isinstance(reference, Model):
         return reference
     quiet_transformers()
+    if ":" in str(reference) and not Path(reference).is_dir():
+        reference = find_model_folder(str(reference)) / MODEL
     return load_model(reference, **settings) if settings else open_model(reference)
 
 
@@ -217,7 +221,10 @@ def recover(
         if name not in known:
             raise RecipeError(f"recover: {unknown('field', name, known)}")
     asked = recovery(str(model), str(reference), str(data) if isinstance(data, Path) else data, budget, **fields)
-    bounds = [None if bound is None else share_of(bound) for bound in (within, max_negative_flips)]
+    bounds = [
+        None if bound is None else share_of(bound, name)
+        for name, bound in (("within", within), ("max_negative_flips", max_negative_flips))
+    ]
     return carry_out(asked, within=bounds[0], max_negative_flips=bounds[1], out=out)
 
 
@@ -246,7 +253,9 @@ def forecast(law: Any, observations: Any = None, *, at: Sequence[float] | float 
 
 def export(model: ModelLike, out: str | Path, to: Any) -> dict[str, Any]:
     """Writes the model in a form that other software loads; returns the receipt with the comparison after an independent reload."""
-    return dict(parts.build("export", to, "to")(load(model), Path(out)))
+    from whet.run.steps import without_weights
+
+    return dict(parts.build("export", to, "to")(load(model), without_weights(Path(out))))
 
 
 def dataset(data: Data, split: str = "train") -> Any:

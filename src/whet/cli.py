@@ -169,7 +169,12 @@ def _compare_arguments(command: argparse.ArgumentParser) -> None:
 
 def _seeds(text: str) -> int | list[int]:
     """``5``, or ``3,5,7``."""
-    seeds = [int(seed) for seed in text.split(",") if seed.strip()]
+    try:
+        seeds = [int(seed) for seed in text.split(",") if seed.strip()]
+    except ValueError:
+        seeds = []
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"expected how many, such as 5, or which ones, such as 3,5,7, got {text!r}")
     return seeds if "," in text else seeds[0]
 
 
@@ -226,7 +231,10 @@ def _forecast_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _sizes(text: str) -> list[float]:
-    return [float(size) for size in text.split(",")]
+    try:
+        return [float(size) for size in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected sizes such as 3200,6400, got {text!r}") from None
 
 
 def _board_arguments(command: argparse.ArgumentParser) -> None:

@@ -36,7 +36,8 @@ def compare(options: Any) -> Answer:
 
     names = ("seeds", "budget", "budget_step", "target", "trials", "studies", "stage")
     more = ("tasks", "alpha", "margin", "stop_lost", "on", "out")
-    given = {name: value for name, value in _given(options, *names, *more).items() if value not in (None, False, [])}
+    # 0 is an answer, and often a wrong one; only what was not given is left out.
+    given = {name: value for name, value in _given(options, *names, *more).items() if value is not None and value is not False}
     compared = compare_command(options.recipe, options.overrides, options.vary, options.tune, say=_say(options), **given)
     return Answer(compared.data(), "\n" + compared.text())
 

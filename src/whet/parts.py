@@ -5,7 +5,7 @@ Inside, the public object with the file's name (``masked_thought`` or ``MaskedTh
 a frozen dataclass that is called, or a function whose keyword-only parameters are the settings. A module-level literal
 ``PRESETS = {"grpo": {...}}`` gives further names, each a set of settings of that part. Listing reads the files as text and
 imports nothing; a part is imported when it is built. Third parties add modules through the entry-point group
-``whet.parts`` (entry name ``<kind>.<part>``).
+``whet.parts`` (entry name ``<kind>.<part>``); ``file.py:object`` names a part in a file of one's own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import RecipeError, unknown
+from whet.parts_file import is_file, load_file, own_name
 from whet.values import checked
 
 ROOMS: dict[str, str] = {
@@ -144,6 +145,8 @@ def find(kind: str, name: str) -> Part:
         RecipeError: no such part; the message gives the nearest right name.
     """
     known = parts(kind)
+    if is_file(name):
+        return Part(kind, name, f"from {name}", "", name)
     if name not in known:
         raise RecipeError(unknown(kind, name, known))
     return known[name]
@@ -151,6 +154,8 @@ def find(kind: str, name: str) -> Part:
 
 def load(part: Part) -> Callable[..., Any]:
     """Imports the part's module and returns its class or function."""
+    if is_file(part.module):
+        return load_file(part.module)
     name, _, attribute = part.module.partition(":")
     module = import_module(name)
     if attribute:
@@ -210,7 +215,10 @@ def build(kind: str, spec: Any, where: str = "") -> Any:
         part = find(kind, name)
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}" if where else str(error)) from None
-    target = load(part)
+    try:
+        target = load(part)
+    except RecipeError as error:
+        raise RecipeError(f"{where or kind}: {error}") from error
     values = validate(settings_of(target), {**(part.preset or {}), **given}, where or name, f"{kind} {name!r}")
     return construct(target, values, where or name) if isinstance(target, type) else functools.partial(target, **values)
 
@@ -237,7 +245,8 @@ def effective(built: Any) -> dict[str, Any]:
         values = {f.name: getattr(built, f.name) for f in dataclasses.fields(built) if f.init}
     else:
         return {"name": getattr(built, "__name__", type(built).__name__)}
-    return {"name": target.__module__.rpartition(".")[2].replace("_", "-"), **{k: _plain(v) for k, v in values.items()}}
+    name = own_name(target) or target.__module__.rpartition(".")[2].replace("_", "-")
+    return {"name": name, **{k: _plain(v) for k, v in values.items()}}
 
 
 def _plain(value: Any) -> Any:

@@ -245,8 +245,8 @@ def _check_reference(step: TrainStep, needs: frozenset[str], where: str) -> None
 
 
 def rollout_settings(given: Mapping[str, Any], where: str = "rollouts") -> Any:
-    """The ``whet.train.rollouts.RolloutSettings`` of a train step's ``rollouts``."""
-    from whet.train.rollouts import RolloutSettings
+    """The ``whet.train.rollout_settings.RolloutSettings`` of a train step's ``rollouts``."""
+    from whet.train.rollout_settings import RolloutSettings
 
     return parts.construct(RolloutSettings, parts.validate(parts.settings_of(RolloutSettings), given, where, "rollouts"), where)
 

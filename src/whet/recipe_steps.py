@@ -53,7 +53,7 @@ class TrainStep:
     reward: Annotated[Any, Kind("reward")] | None = None
     """Only for objectives that need rollouts."""
     rollouts: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``whet.train.rollouts.RolloutSettings``; only for objectives that need rollouts."""
+    """Fields of ``whet.train.rollout_settings.RolloutSettings``; only for objectives that need rollouts."""
     validate: Annotated[Any, Kind("task")] | None = None
     """A task on validation rows that is measured ``validations`` times while it trains, neither timed nor counted."""
     validations: Annotated[int, Gt(0)] = 8

@@ -203,6 +203,26 @@ def test_empty_prompts_and_replies_are_counted(user: Any) -> None:
     assert "empty_cells: prompt 3, completion 3" in printed
 
 
+def test_empty_replies_in_chats_and_repeated_rows_are_counted(user: Any) -> None:
+    def chat(reply: str) -> str:
+        turns = [{"role": "user", "content": "T"}, {"role": "assistant", "content": reply}]
+        return json.dumps({"messages": turns}) + "\n"
+
+    user.file("rows.jsonl", chat("a") * 3 + chat("") + chat("b"))
+    status, printed, _ = user.run(user.recipe(train=[{"name": "sft", "data": "rows", "steps": 1}]))
+    assert status == 0
+    assert "empty_cells: messages 1" in printed and "rows_repeated 2" in printed
+
+
+def test_a_missing_chat_or_one_under_another_name_is_told(user: Any) -> None:
+    chat = {"messages": [{"role": "user", "content": "T"}, {"role": "assistant", "content": "a"}]}
+    user.file("rows.jsonl", json.dumps(chat) + '\n{"answer": "a"}\n')
+    step = {"name": "sft", "data": "rows", "steps": 1}
+    user.refused(user.recipe(train=[step]), "row 1: column 'messages' is empty (null) in this row; fill it or remove the row")
+    user.file("rows.jsonl", json.dumps({"conversations": chat["messages"]}) + "\n")
+    user.refused(user.recipe(train=[step]), "`columns: {messages: conversations}`, which looks like one")
+
+
 def test_nothing_trained(user: Any) -> None:
     user.file("rows.jsonl", '{"text": "T"}\n' * 4)
     step = {"name": "plain", "data": "rows", "format": {"name": "plain", "eos": False}, "steps": 1}

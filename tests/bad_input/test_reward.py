@@ -44,12 +44,19 @@ def test_a_reward_that_raises_on_one_completion(user: Any, monkeypatch: pytest.M
 @pytest.mark.parametrize(("value", "message"), [(float("nan"), "gave nan for"), (2.0, "gave 2.0 for"), (-1.0, "gave -1.0 for")])
 def test_a_reward_outside_its_range(user: Any, monkeypatch: pytest.MonkeyPatch, value: float, message: str) -> None:
     monkeypatch.setattr(ExactAnswer, "__call__", lambda self, rows, completions: [value] * len(completions))
-    user.refused(user.recipe(train=[STEP]), "train step 'rl': reward ExactAnswer", message, "a reward must lie in [0, 1]")
+    user.refused(user.recipe(train=[STEP]), "train step 'rl': reward exact-answer", message, "a reward must lie in [0, 1]")
 
 
 def test_a_reward_that_gives_too_few_numbers(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExactAnswer, "__call__", lambda self, rows, completions: [1.0])
-    user.refused(user.recipe(train=[STEP]), "reward ExactAnswer gave 1 numbers for 2 completions")
+    user.refused(user.recipe(train=[STEP]), "reward exact-answer gave 1 numbers for 2 completions")
+
+
+def test_a_function_that_takes_other_arguments_is_refused_and_not_scored_0(user: Any) -> None:
+    user.file("own.py", "def short(completions, **columns):\n    return [1.0 for _ in completions]\n")
+    reward = str(user.folder / "own.py") + ":short"
+    wanted = "reward own.py:short cannot be called as reward(rows, completions): too many positional arguments"
+    user.refused(user.recipe(train=[{**STEP, "reward": reward}]), wanted, commands=("run", "check"))
 
 
 def test_a_reward_whose_column_is_missing(user: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import shutil
 import socket
 import threading
@@ -24,8 +25,14 @@ from whet.measure.outcome import Estimate, Outcome, TaskResult
 from whet.measure.results import write_result
 from whet.run.alive import alive
 from whet.run.compare.verdicts import judge, variant_estimate
-from whet.run.ledger import ComparisonRecord, Ledger, Run, StepRecord
+from whet.run.ledger import ComparisonRecord, Ledger, Membership, RaceRecord, Run, StepRecord
 from whet.run.progress import ProgressFile
+from whet.run.race.carry import Race
+from whet.run.race.page import summary
+from whet.run.race.plan import make_plan
+from whet.run.race.standing import Course
+from whet.run.race.standing import judge as judge_race
+from whet.run.race.targets import Target
 from whet.run.store import Store
 from whet.train.receipt import StepLog
 
@@ -33,6 +40,7 @@ HOSTILE = "<script>window.taken=1</script><img src=x onerror='window.taken=2'>"
 SEEDS = (0, 1, 2)
 SKILLS = ("carrying", "facts", "ordering")
 LIVE = "alive-20260101-000000-0000"
+SPRINT = "sprint-20260101-000000-bbbb"
 BAD_AT = {"plain": (), "masked <i>": ("carrying",)}
 """Variant -> the skills at which it is always wrong."""
 
@@ -149,10 +157,41 @@ def _fill(store: Store, ledger: Ledger) -> None:
             result=result,
         )
     )
+    _add_race(ledger, start)
     pages = store.scratch / "runs" / "small-20260101-000000-aaaa"
     pages.mkdir(parents=True)
     (pages / "compare.html").write_text("<!doctype html><title>whole</title><style>p { color:red }</style><p>whole page</p>")
     (pages / "secret.txt").write_text("not for readers")
+
+
+def _add_race(ledger: Ledger, start: dt.datetime) -> None:
+    """A finished race of one workload, whose comparison is the shelf's."""
+    source = {"name": "chain-mod10", "steps": 2, "rows": 8}
+    task = {"name": "perplexity", "data": source, "split": "validation"}
+    recipe = {
+        "model": "nano",
+        "data": [{"name": "rows", "source": source}],
+        "train": [{"name": "net", "data": "rows", "format": "plain", "steps": 4, "validate": task}],
+        "measure": [{"name": "test", "tasks": [{"name": "perplexity", "data": source}]}],
+    }
+    algorithms = {"steady": {"lr": 1e-3}, "quick <i>": {"optimizer": "sgd", "tune": {"lr": "0.1..1"}}}
+    asked = {
+        "ruleset": "self-tuning",
+        "trials": 2,
+        "algorithms": algorithms,
+        "workloads": {"chains": {"recipe": recipe, "target": "perplexity=9"}},
+    }
+    plan = make_plan({"name": "sprint", "about": "who is first", "race": asked})
+    studies = {"steady": [4.0, math.inf, 6.0], "quick <i>": [3.0, 3.0, 2.0]}
+    processor = {"steady": [0.4, math.inf, 0.6], "quick <i>": [1.25, 1.5, 1.0]}
+    course = Course(
+        plan.workloads[0], Target("perplexity", 9.0, {}), "small-20260101-000000-aaaa", studies, {"processor": processor}
+    )
+    result = summary(Race(SPRINT, plan, [course], judge_race(plan, [course]), {"processor": "P", "threads": 1}, 1.0))
+    record = RaceRecord(
+        id=SPRINT, name="sprint", status="done", started=start, finished=start, document=plan.document, result=result
+    )
+    ledger.save(record, Membership(part="small-20260101-000000-aaaa", whole=SPRINT))
 
 
 @pytest.fixture(scope="session")
@@ -249,7 +288,7 @@ def page(browser: Any, served: str) -> Iterator[Any]:
     """A page that may talk to the board alone; afterwards nothing may have been asked of others, nor complained about."""
     context = browser.new_context(base_url=served, viewport={"width": 1100, "height": 900})
     found = context.new_page()
-    found.set_default_timeout(10_000)
+    found.set_default_timeout(60_000)
     foreign: list[str] = []
     complaints: list[str] = []
 

@@ -109,6 +109,7 @@ def test_reading_changes_neither_ledger_nor_store(board: Make, shelf: Any, train
     [
         "/runs/none",
         "/comparisons/none",
+        "/races/none",
         "/comparisons/small-20260101-000000-aaaa/pair",
         "/comparisons/small-20260101-000000-aaaa/pair?task=answers&a=plain&b=none",
         "/comparisons/small-20260101-000000-aaaa/pair?task=none&a=plain&b=plain",
@@ -142,6 +143,8 @@ def test_everything_is_escaped_in_every_page(board: Make) -> None:
         "/",
         "/comparisons",
         "/comparisons/small-20260101-000000-aaaa",
+        "/races",
+        "/races/sprint-20260101-000000-bbbb",
         pair,
         "/claims",
         "/claims/hidden",
@@ -179,7 +182,11 @@ def test_hits_are_claims_and_comparisons_first_and_quote_what_a_reader_wrote(boa
     (found,) = search(Records(shelf.store, shelf.ledger), (), "hiding")
     assert found.around == ("", "hiding", " words") and found.verdict == "masked <i> loses to plain"
     page = board("localhost").get("/search?q=a").text
-    assert "<details><summary>18 steps" in page and "<details open><summary>1 claim<" in page
+    assert (
+        "<details open><summary>1 race<" in page
+        and "<details><summary>18 steps" in page
+        and "<details open><summary>1 claim<" in page
+    )
 
 
 def test_what_a_greedy_soup_left_out_is_no_ingredient_in_the_lineage() -> None:
@@ -244,7 +251,7 @@ def test_the_command_says_where_it_serves_and_ends_quietly(tmp_path: Path) -> No
         assert process.stdout and process.stderr
         said = json.loads(process.stdout.readline())
         assert said["token"] is None and said["address"].startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(said["address"], timeout=10) as answer:
+        with urllib.request.urlopen(said["address"], timeout=60) as answer:
             assert "whet run quickstart" in answer.read().decode()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0 and process.stderr.read() == ""
@@ -253,6 +260,8 @@ def test_the_command_says_where_it_serves_and_ends_quietly(tmp_path: Path) -> No
 def test_what_is_missing_or_taken_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["board", "--host", "203.0.113.1", "--port", "0"]) == 2
     assert "cannot listen on 203.0.113.1" in capsys.readouterr().err
+    assert main(["board", "--port", "99999"]) == 2
+    assert "--port 99999: a port lies between 0" in capsys.readouterr().err
     assert main(["board", "--claims", "nowhere"]) == 2
     assert "--claims nowhere: there is no such folder" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -12,6 +12,8 @@ ADDRESSES = {
     "/runs/small-1-2": "What was made from what",
     "/comparisons": "small",
     "/comparisons/small-20260101-000000-aaaa": "carrying",
+    "/races": "scores: quick <i> 1.000, steady 0.667",
+    "/races/sprint-20260101-000000-bbbb": "self-tuning: 3 runs, each of 1.5 times",
     "/claims": "Hiding helps",
     "/claims/hidden": "Hidden words",
     "/models/tuned00": "Lineage",
@@ -39,6 +41,21 @@ def test_a_first_reader_finds_why_b_lost_in_two_clicks(page: Any) -> None:
     assert page.inner_text("a.chip[title='show all']") == "carrying ×"
     first, second = page.locator(".flip").first.locator(".two mark").all_inner_texts()
     assert first.strip(" .") != second.strip(" .") and int(second.strip(" .")) == int(first.strip(" .")) + 1
+
+
+def test_a_race_leads_to_its_comparison_and_back_and_shows_both_clocks(page: Any) -> None:
+    page.goto("/")
+    page.click("a.card:has-text('sprint')")
+    page.wait_for_url("**/races/sprint-**")
+    text = page.inner_text("main")
+    assert "Time to the target, in steps" in text and "The same in processor seconds" in text
+    assert page.inner_text("tr:has(b:text-is('steady')) >> td >> nth=2") == "0.667"
+    assert page.inner_text("tr:has(b:text-is('steady')) >> td >> nth=3") == "1.000"
+    assert "tunes lr = 0.1..1 on the clock, 2 points in turn" in text and "4, never, 6" in text and "0.4, never, 0.6" in text
+    page.click("td a:has-text('small-20260101')")
+    page.wait_for_url("**/comparisons/small-**")
+    page.click("a:has-text('its race')")
+    page.wait_for_url("**/races/sprint-**")
 
 
 def test_what_a_model_wrote_stays_text(page: Any) -> None:

@@ -9,10 +9,11 @@ from datasets import Dataset
 
 from whet.data.amount import largest_remainders
 from whet.data.context import Context
+from whet.data.drift import replies
 from whet.data.label.drift import Drift
 from whet.data.mixture import mixture
 from whet.data.phrases import key_phrases
-from whet.data.select.paser import ConceptGraph, Paser, spend_budget
+from whet.data.select.paser import ConceptGraph, Paser, _text, spend_budget
 from whet.data.select.perplexity import Perplexity
 from whet.data.select.random import Random
 from whet.data.select.skill_it import SkillIt, fill
@@ -95,6 +96,64 @@ def test_within_a_group_the_most_efficient_come_first():
     assert chosen == [1, 2, 4] and refused == 0
 
 
+def test_efficiency_is_drift_over_the_logarithm_of_the_squared_length(tiny_model):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"prompt": f"Say {i}", "completion": "x" * int(n), "drift": float(d), "kind": "k"}
+        for i, (n, d) in enumerate(zip(rng.integers(1, 200, 40), 0.3 + 0.2 * rng.random(40)))
+    ]
+    numbers, examples = replies(rows, tiny_model)
+    assert numbers == list(range(40))
+    own = sorted(range(40), key=lambda i: -rows[i]["drift"] / math.log(len(examples[i].input_ids) ** 2))
+    assert set(own[:12]) != set(sorted(range(40), key=lambda i: -rows[i]["drift"])[:12])
+    for count in range(1, 40, 3):
+        kept = Paser(rows=count, by="kind", drift="drift", consistent=False)(
+            Dataset.from_list(rows), Context(reference=tiny_model)
+        )
+        assert list(kept["prompt"]) == [rows[i]["prompt"] for i in sorted(own[:count])]
+
+
+def test_budgets_go_by_each_groups_own_drift_and_passes_are_counted(tiny_model):
+    rows = [{**row, "drift": 0.3 if row["skill"] == "sort" else 0.1} for row in pool()]
+    context = Context(reference=tiny_model)
+    kept = Paser(rows=8, by="skill", drift="drift", consistent=False)(Dataset.from_list(rows), context)
+    assert sorted(kept["skill"]) == ["add"] * 2 + ["sort"] * 6 and not context.cost
+    spent = Context(model=damaged(tiny_model), reference=tiny_model)
+    Paser(rows=8, by="skill", consistent=False)(Dataset.from_list(rows), spent)
+    assert spent.cost["tokens"] == 2 * sum(len(example) for example in replies(rows, tiny_model)[1])
+
+
+def test_chats_are_read_as_their_words(tiny_model):
+    pairs = [(f"Sort the long list {i}", f"Here is the sorted list {i}") for i in range(12)]
+    chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
+    assert _text({"messages": chat}) == _text({"prompt": "p", "completion": "c"}) == "p. c"
+    flat = Dataset.from_list([{"prompt": p, "completion": c} for p, c in pairs])
+    chats = Dataset.from_list([{"messages": [{**m, "content": t} for m, t in zip(chat, pair)]} for pair in pairs])
+    tables = []
+    for data in (flat, chats):
+        context = Context(model=damaged(tiny_model), reference=tiny_model)
+        Drift(clusters=2)(data, context)
+        tables.append(context.receipt["groups"])
+    assert tables[0] == tables[1] and tables[0][0]["examples"][0].startswith("Sort the long list")
+
+
+def test_groups_without_drift_share_what_is_left_evenly():
+    labels, efficiency = np.array([0, 1, 1, 1, 2, 2, 2]), np.array([1.0, 0.3, 0.2, 0.1, 0.3, 0.2, 0.1])
+    chosen, _ = spend_budget(labels, np.array([1.0, 0.0, 0.0]), efficiency, [set()] * 7, 5)
+    assert chosen == [0, 1, 2, 4, 5]
+
+
+def test_copies_come_after_everything_else(tiny_model):
+    rows = [row for row in pool(20) for _ in range(5 if row["prompt"].startswith("What is 3") else 1)]
+    context = Context(model=damaged(tiny_model), reference=tiny_model)
+    kept = Paser(rows=20, by="skill", consistent=False)(Dataset.from_list(rows), context)
+    assert len(set(kept["prompt"])) >= 19
+    whole = Paser(rows=24, by="skill", consistent=False)(Dataset.from_list(rows), context)
+    assert len(whole) == 24 and len(set(whole["prompt"])) == 20
+    chosen, _ = spend_budget(np.zeros(4, int), np.ones(1), np.array([0.9, 0.9, 0.1, 0.2]), [set()] * 4, 3, [0, 1, 0, 0])
+    assert chosen == [0, 3, 2]
+
+
 def test_what_a_group_cannot_use_goes_to_the_others():
     chosen, _ = spend_budget(np.array([0, 1, 1, 1]), np.array([9.0, 1.0]), np.array([1.0, 0.3, 0.2, 0.1]), [set()] * 4, 3)
     assert sorted(chosen) == [0, 1, 2]
@@ -146,6 +205,42 @@ def test_drift_labels_every_row_and_paser_reads_the_columns(tiny_model):
     again = Context(reference=tiny_model)
     read = Paser(rows=8, by="group", drift="drift")(labelled, again)
     assert list(read["prompt"]) == list(direct["prompt"]) and not again.cost
+
+
+def test_rows_without_a_reply_are_not_chosen(tiny_model):
+    rows = [{**row, "completion": " \n" if i % 4 == 0 else row["completion"]} for i, row in enumerate(pool())]
+    context = Context(model=damaged(tiny_model), reference=tiny_model)
+    kept = Paser(rows=20, by="skill", consistent=False)(Dataset.from_list(rows), context)
+    assert len(kept) == 20 and all(text.strip() for text in kept["completion"]) and context.receipt["rows_unusable"] == 10
+    chats = [{"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": text}]} for text in ("", "yes")]
+    assert replies(chats, tiny_model)[0] == [1]
+    with pytest.raises(DataError, match="none of 1 rows has a reply"):
+        replies(chats[:1], tiny_model)
+
+
+def test_a_row_that_is_no_chat_is_named(tiny_model):
+    rows = [{"prompt": "p", "completion": "c"}, {"messages": [{"role": "user", "content": "p"}]}]
+    with pytest.raises(DataError, match="row 1: this chat has no assistant turn"):
+        replies(rows, tiny_model)
+
+
+def test_a_wrong_column_is_told_before_the_models_read_anything(tiny_model, monkeypatch):
+    monkeypatch.setattr("whet.data.label.drift.divergences", None)
+    with pytest.raises(DataError, match="drift: by: no column 'skil': did you mean 'skill'"):
+        Drift(by="skil")(pool(), Context(model=damaged(tiny_model), reference=tiny_model))
+
+
+def test_a_selection_that_refuses_much_says_what_was_asked_for(tiny_model):
+    context = Context(model=damaged(tiny_model), reference=tiny_model)
+    words = ["red apple pie", "blue stone wall", "green river bank", "old tower clock"]
+    rows = [
+        {"prompt": f"Tell me of the {a} or the {b}", "completion": "is it so", "skill": "x"}
+        for a in words
+        for b in words
+        if a != b
+    ]
+    kept = Paser(rows=10, by="skill")(Dataset.from_list(rows), context)
+    assert context.receipt["rows_asked"] == 10 and len(kept) == context.receipt["rows_out"] < 10
 
 
 def test_drift_finds_groups_and_can_be_repeated(tiny_model):

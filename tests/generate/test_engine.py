@@ -86,10 +86,20 @@ def forced_logps(model: Model, prompt: list[int], ids: list[int], sampling: Samp
 
 
 def test_greedy_is_transformers_greedy(any_model: Model) -> None:
-    """Ragged prompts, fewer slots than rows, and more tokens than the first buffer has columns."""
+    """Ragged prompts, fewer slots than rows, and more tokens than the first buffer has columns.
+
+    Each token must be the most probable one of a plain forward pass over all of the row, which is what greedy decoding is; of
+    the shortest and the longest prompt the row is also decoded by transformers, token by token.
+    """
     prompts = ragged_prompts(any_model.config.vocab_size)
     ours = generate(any_model, prompts, Sampling(temperature=0, max_new_tokens=150), batch_tokens=4 * 180)
     for prompt, completion in zip(prompts, ours):
+        with torch.no_grad():
+            logits = any_model.network(input_ids=torch.tensor([[*prompt, *completion.ids]])).logits[0]
+        assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == list(completion.ids)
+        assert 1 not in completion.ids[:-1] and (completion.ids[-1] == 1 or len(completion.ids) == 150)
+    by_length = sorted(zip(prompts, ours), key=lambda pair: len(pair[0]))
+    for prompt, completion in (by_length[0], by_length[-1]):
         ids = torch.tensor([prompt])
         mask = torch.ones_like(ids)
         theirs = any_model.network.generate(ids, attention_mask=mask, max_new_tokens=150, do_sample=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from whet.errors import DataError
 from whet.measure.calibration import Predictions, confidence, log_probabilities
 from whet.measure.calibrator_losses.correctness_aware_loss import correctness_aware_loss
 from whet.measure.calibrator_losses.nll import nll
+from whet.measure.calibrators.transform_calibrator import _temperature
 from whet.measure.statistics import auroc
 
 BALANCED = {"name": "correctness-aware-loss", "balance": True}
@@ -66,7 +68,14 @@ def test_a_constant_temperature_is_plain_temperature_scaling() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["temperature-scaling", "transform-calibrator", {"name": "transform-calibrator", "loss": BALANCED}]
+    "spec",
+    [
+        "temperature-scaling",
+        "transform-calibrator",
+        {"name": "transform-calibrator", "loss": BALANCED},
+        "published-calibrator",
+        {"name": "transform-calibrator", "head": "clamp", "folds": 2},
+    ],
 )
 def test_predictions_never_change_and_a_fit_repeats(spec: object) -> None:
     predictions = made(500, sure=1.0)
@@ -79,6 +88,59 @@ def test_predictions_never_change_and_a_fit_repeats(spec: object) -> None:
     assert torch.equal(scaled.argmax(-1), predictions.logits.argmax(-1))
     again = calibrator.fitted({name: value.tolist() for name, value in first.parameters.items()})
     assert torch.equal(again(predictions), first(predictions))
+
+
+def test_the_published_head_is_the_published_network() -> None:
+    predictions = made()
+    calibrator = parts.build("calibrator", "published-calibrator")
+    network = torch.nn.Sequential(torch.nn.Linear(12, 5), torch.nn.ReLU(), torch.nn.Linear(5, 1)).double()
+    weights = [value.detach() for value in network.parameters()]
+    names = ("inner", "inner_bias", "outer", "outer_bias")
+    fitted = calibrator.fitted(dict(zip(names, (weights[0], weights[1], weights[2][0], weights[3][0]))))
+    with torch.no_grad():
+        expected = network(calibrator.features(predictions)).clamp(0.1, 10)
+    assert calibrator.features(predictions).shape[1] == 12
+    assert torch.allclose(fitted.temperature(predictions), expected)
+
+
+def test_outside_the_clamp_nothing_changes_and_no_gradient_flows() -> None:
+    predictions = made()
+    calibrator = parts.build("calibrator", "published-calibrator")
+    ours = parts.build("calibrator", {"name": "transform-calibrator", "own": False, "hidden": 5})
+    known = {k: v.detach() for k, v in calibrator(predictions).parameters.items()} | {"outer": torch.zeros(5)}
+
+    def stated(part: Any, bias: float) -> Tensor:
+        return part.fitted({**known, "outer_bias": torch.tensor(bias)})(predictions)
+
+    assert torch.equal(stated(calibrator, 10.5), stated(calibrator, 90.0))
+    assert torch.equal(stated(calibrator, 0.05), stated(calibrator, -30.0))
+    assert not torch.equal(stated(calibrator, 2.0), stated(calibrator, 3.0))
+    assert not torch.equal(stated(ours, 10.5), stated(ours, 90.0))
+
+    def slope(head: Any, bias: float) -> float:
+        parameters = {**known, "outer_bias": torch.tensor(bias, dtype=torch.float64, requires_grad=True)}
+        parameters["outer"] = parameters["outer"].double()
+        temperature = _temperature(parameters, calibrator.features(predictions), head)
+        correctness_aware_loss(log_probabilities(predictions.logits, temperature), predictions.labels).backward()
+        return float(parameters["outer_bias"].grad)
+
+    assert slope("clamp", 12.0) == slope("clamp", -1.0) == 0 != slope("clamp", 2.0)
+    assert slope("softplus", 12.0) != 0 != slope("softplus", -1.0)
+
+
+def test_a_clamp_that_begins_outside_its_range_stays_there() -> None:
+    predictions = made()
+
+    def fitted(seed: int, steps: int, **head: Any) -> Any:
+        spec = {"name": "transform-calibrator", "own": False, "folds": 0, "seed": seed, "steps": steps, **head}
+        return parts.build("calibrator", spec)(predictions)
+
+    published = {"head": "clamp", "hidden": 5}
+    begun = {seed: fitted(seed, 1, **published).temperature(predictions) for seed in range(12)}
+    dead = [seed for seed, temperature in begun.items() if (temperature == 0.1).all()]
+    assert dead and len(dead) < len(begun)
+    assert torch.equal(fitted(dead[0], 60, **published).temperature(predictions), begun[dead[0]])
+    assert not torch.equal(fitted(dead[0], 60).temperature(predictions), fitted(dead[0], 1).temperature(predictions))
 
 
 def test_views_that_tell_right_from_wrong_help_on_other_items() -> None:

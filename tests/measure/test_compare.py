@@ -46,9 +46,11 @@ def test_right_or_wrong_uses_mcnemar_and_says_better() -> None:
 
 
 def test_no_discordant_pair_is_not_a_finding_and_equality_needs_its_own_test() -> None:
-    old, _ = halves(100, 0, 0)
+    old, _ = halves(400, 0, 0)
     same = compare(old, replace(old, model="new"))
     assert (same.p, same.verdict) == (1.0, "equivalent")
+    few, _ = halves(100, 0, 0)  # of 100 items without a difference one more would make one point
+    assert compare(few, replace(few, model="new")).verdict == "no difference found"
     small_old, small_new = halves(100, 4, 2)
     unsure = compare(small_old, small_new)
     assert unsure.verdict == "no difference found"

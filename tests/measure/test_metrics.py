@@ -101,6 +101,13 @@ def test_survival_and_step_error() -> None:
     assert steps(lengths, score="prefix_length").method != "wilson"
 
 
+def test_the_interval_of_a_perplexity_begins_at_1() -> None:
+    outcomes = [
+        Outcome(id=str(i), score=nll, scores={"nll": nll, "tokens": 1.0, "bytes": 1.0}) for i, nll in enumerate((0.1, 0.9))
+    ]
+    assert perplexity(outcomes).low == 1.0 < perplexity(outcomes).value and bits_per_byte(outcomes).low == 0.0
+
+
 def test_perplexity_weighs_documents_by_their_tokens() -> None:
     outcomes = [
         outcome(i, 0, scores={"nll": nll, "tokens": t, "bytes": 2 * t}) for i, (nll, t) in enumerate([(10.0, 5.0), (90.0, 20.0)])

@@ -239,6 +239,15 @@ def test_false_positives_of_tests_that_reuse_data() -> None:
     assert plain > 60 and corrected < 36
 
 
+def test_newcombes_correlation_is_corrected_where_it_is_positive() -> None:
+    first = [1] * 20 + [1] * 8 + [0] * 2 + [0] * 20
+    second = [1] * 20 + [0] * 8 + [1] * 2 + [0] * 20
+    one, two = (stats.binomtest(k, 50).proportion_ci(method="wilson") for k in (28, 22))
+    phi = (20 * 20 - 8 * 2 - 50 / 2) / (28 * 22)
+    down, up = 28 / 50 - one.low, two.high - 22 / 50
+    assert s.newcombe(first, second).low == pytest.approx(6 / 50 - math.sqrt(down**2 - 2 * phi * down * up + up**2))
+
+
 def test_holm_and_bonferroni() -> None:
     assert s.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert s.bonferroni([0.01, 0.04, 0.5]) == pytest.approx([0.03, 0.12, 1.0])
@@ -259,6 +268,35 @@ def test_tost_is_the_interval_inside_delta() -> None:
             stats.ttest_1samp(d, -0.2, alternative="greater").pvalue, stats.ttest_1samp(d, 0.2, alternative="less").pvalue
         )
         assert result.p == pytest.approx(brute)
+
+
+@pytest.mark.parametrize(("n", "margin"), [(50, 0.1), (100, 0.03), (300, 0.01)])
+def test_tost_keeps_its_level_where_hardly_an_item_differs(n: int, margin: float) -> None:
+    rng = np.random.default_rng(n)
+    wrong = sum(s.tost((rng.random(n) < margin).astype(float), np.zeros(n), margin).p < 0.05 for _ in range(400))
+    assert wrong <= 31
+    one = s.tost([1.0] + [0.0] * (n - 1), [0.0] * n, margin).p
+    assert one >= stats.binom.cdf(1, n, margin) - 1e-12 and s.equality_floor(0.0, margin, n) == pytest.approx((1 - margin) ** n)
+    assert s.tost(np.ones(n), np.ones(n), 0.0).p == 1.0
+
+
+def test_log_rank_is_scipys_statistic_and_keeps_the_level_of_few() -> None:
+    rng = np.random.default_rng(21)
+    times, reached = rng.integers(1, 12, 14).astype(float), rng.random(14) < 0.7
+    arms = [
+        stats.CensoredData(times[part][reached[part]], right=times[part][~reached[part]]) for part in (slice(0, 6), slice(6, 14))
+    ]
+    ours, theirs = s.log_rank(times, reached, 6), stats.logrank(*arms)
+    assert ours.statistic == pytest.approx(theirs.statistic) and ours.p == pytest.approx(theirs.pvalue, abs=0.1)
+    apart = s.log_rank([1, 2, 3, 9, 9, 9], [True] * 3 + [False] * 3, 3)
+    assert apart.p == pytest.approx(0.1) and apart.note == "exact over 20 permutations"
+    large = rng.exponential(1, 60)
+    many = s.log_rank(large, large < 1, 30)
+    split = [stats.CensoredData(x[x < 1], right=x[x >= 1]) for x in (large[:30], large[30:])]
+    assert many.p == pytest.approx(stats.logrank(*split).pvalue, abs=0.05) and "random" in many.note
+    assert s.log_rank([2.0, 2.0], [True, True], 1).p == 1.0
+    with pytest.raises(DataError, match="each arm needs units"):
+        s.log_rank([1.0, 2.0], [True, True], 2)
 
 
 def test_power_agrees_with_simulation_and_inverts() -> None:

@@ -286,8 +286,9 @@ def test_unknown_claims_and_words(tmp_path):
     ):
         with pytest.raises(RecipeError, match=message):
             whet_claims(words, folder=tmp_path)
-    with pytest.raises(RecipeError, match="no claims here"):
-        whet_claims([], folder=tmp_path / "empty")
+    for words in ([], ["some-paper"], ["run", "some-paper"]):
+        with pytest.raises(RecipeError, match="no claims here"):
+            whet_claims(words, folder=tmp_path / "empty")
 
 
 @pytest.mark.parametrize("claim", FILES, ids=lambda claim: claim.paper)

@@ -117,3 +117,38 @@ def test_a_ledger_opens_while_another_run_is_making_its_tables(tmp_path: Path, m
     finally:
         for table in tables:
             event.remove(table, "before_create", ahead)
+
+
+def test_what_is_under_way_is_found_among_all(ledger: Ledger) -> None:
+    ledger.save(_run("one-1"), _run("two-1"))
+    ledger.finish("one-1", "done")
+    assert [run.id for run in ledger.unfinished()] == ["two-1"] and ledger.ids() == {"one-1", "two-1"}
+
+
+def test_the_last_made_step_is_that_of_the_newest_run_that_finished_it(ledger: Ledger) -> None:
+    for day, status in enumerate(("done", "reused", "failed"), 1):
+        run = _run(f"steps-{day}", seed=day)
+        run.started = dt.datetime(2024, 1, day, tzinfo=dt.UTC)
+        step = _step(run.id, {})
+        step.status = status
+        ledger.save(run, step)
+    last = ledger.last_made("steps", "first")
+    assert last is not None and (last.run.id, last.run.seed) == ("steps-2", 2)
+    assert ledger.last_made("steps", "second") is None and ledger.last_made("other", "first") is None
+
+
+def test_finding_one_run_reads_no_other(ledger: Ledger) -> None:
+    """A ledger of thousands of runs holds all their curves."""
+    for number in range(5):
+        ledger.save(_run(f"many-{number}"), _step(f"many-{number}", {"curve": [number]}))
+    loaded: list[str] = []
+
+    def note(step: StepRecord, *_: object) -> None:
+        loaded.append(step.run_id)
+
+    event.listen(StepRecord, "load", note)
+    try:
+        ledger.run("many-3"), ledger.unfinished(), ledger.last_made("many", "first")
+    finally:
+        event.remove(StepRecord, "load", note)
+    assert loaded[0] == "many-3" and len(loaded) == 2

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tiny import llama, text
 from whet.errors import RecipeError, WhetError
 from whet.model import LINEAGE_FILE
+from whet.quantize.packed import INDEX
+from whet.recipe import read
 from whet.recipe_text import apply_override
 from whet.run import steps
 from whet.run.diff import diff_runs
@@ -56,6 +58,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _statuses(result: RunResult) -> dict[str, str]:
     return {step.name: step.status for step in result.run.steps}
+
+
+def test_a_quantized_stage_is_not_merged_nor_loaded_to_find_that_out(tmp_path: Path) -> None:
+    recipe, packed = read(RECIPE), tmp_path / "second" / "model"
+    packed.mkdir(parents=True)
+    (packed / INDEX).write_text("{}")
+    inputs = steps.Inputs(recipe, {name: tmp_path / name for name in ("first", "second")})
+    with pytest.raises(RecipeError, match=r"edit step 'mix': stage 'second' is quantized; merge the unquantized stages"):
+        steps.carry_out("edit", recipe.step("mix"), inputs, tmp_path, tmp_path)
 
 
 def test_the_whole_path_runs_and_every_part_of_it_is_reused(home: Path) -> None:

@@ -28,7 +28,7 @@ class TablePolicy:
         picked = self.logits.log_softmax(-1).gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
         return picked * batch.mask
 
-    def logps_and_entropy(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logps_and_entropy(self, batch: Batch, entropy_gradient: bool = True) -> tuple[Tensor, Tensor]:
         logs = self.logits.log_softmax(-1)
         return self.logps(batch), -(logs.exp() * logs).sum(-1) * batch.mask
 

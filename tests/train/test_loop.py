@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,42 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_model: Model, tmp_path: Path
     assert [e["loss"] for e in resumed.curve] == [e["loss"] for e in undisturbed.curve]
     assert resumed.receipt["tokens"] == undisturbed.receipt["tokens"]
     assert resumed.receipt["cost"]["flops"] == undisturbed.receipt["cost"]["flops"]
+
+
+def test_processor_time_is_that_of_the_steps_alone_and_goes_on_after_a_stop(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = 0.0, list[float]()
+
+    class Slow(FixedExamples):
+        def examples(self, *given: Any) -> Any:
+            nonlocal now
+            now += 1.0
+            return super().examples(*given)
+
+    def measure(training: Any) -> None:
+        nonlocal now
+        now += 100.0
+        seen.append(training.spent()["processor"])
+
+    def run(stop_at: int = 0) -> FitResult:
+        def stop(entry: StepLog) -> None:
+            if entry.step == stop_at:
+                raise Stopped
+
+        settings = TrainSettings(steps=5, batch_size=6, checkpoint_every=2)
+        provider = Slow(units(), shuffle, seed=0, batch_size=6)
+        on_step = stop if stop_at else None
+        return fit(
+            tiny_model, provider, SFT(), settings, checkpoint_folder=tmp_path, watch=measure, on_step=on_step, progress=False
+        )
+
+    monkeypatch.setattr(time, "process_time", lambda: now)
+    with pytest.raises(Stopped):
+        run(stop_at=2)
+    resumed = run()
+    assert resumed.receipt["resumed_at"] == 2 and seen == [1.0, 2.0, 3.0, 3.0, 4.0, 5.0]
+    assert resumed.receipt["cost"]["processor"] == 5.0
 
 
 def test_checkpoints_are_whole_few_and_no_pickles(tiny_model: Model, tmp_path: Path) -> None:

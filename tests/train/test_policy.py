@@ -110,6 +110,22 @@ def test_pieces_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(whole, pieces, rtol=1e-5, atol=1e-6)
 
 
+def test_an_entropy_that_is_only_read_changes_neither_numbers_nor_gradient() -> None:
+    network = network_of("llama")
+    (batch,) = pack(examples_of())
+    found = []
+    for entropy_gradient in (True, False):
+        network.zero_grad()
+        logps, entropy = HFPolicy(network).logps_and_entropy(batch, entropy_gradient)
+        logps.sum().backward()
+        found.append([logps, entropy, *(p.grad.clone() for p in network.parameters())])
+    for differentiable, read in zip(*found):
+        torch.testing.assert_close(read, differentiable, rtol=0, atol=0)
+    logps, entropy = HFPolicy(network).logps_and_entropy(batch)
+    apart = torch.autograd.grad(entropy.sum(), list(network.parameters()))
+    assert max(float(gradient.abs().max()) for gradient in apart) > 0
+
+
 def test_repeated_calls_share_one_forward() -> None:
     policy = HFPolicy(network_of("llama"), value_head=torch.nn.Linear(32, 1))
     (batch,) = pack(examples_of())

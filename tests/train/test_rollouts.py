@@ -16,7 +16,8 @@ from whet.train.combine import combine
 from whet.train.loop import fit
 from whet.train.objectives.upge import UPGE
 from whet.train.policy import HFPolicy
-from whet.train.rollouts import RolloutProvider, RolloutSettings, overlong_penalty
+from whet.train.rollout_groups import overlong_penalty
+from whet.train.rollouts import RolloutProvider, RolloutSettings
 from whet.train.settings import TrainSettings
 
 ROWS = [{"prompt": f"What is {i} plus 4?", "completion": str(i + 4), "answer": str(i + 4)} for i in range(6)]

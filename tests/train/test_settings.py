@@ -11,6 +11,7 @@ import torch
 from whet.data.example import Example
 from whet.data.schedules.shuffle import shuffle
 from whet.errors import DataError, RecipeError
+from whet.train import provider as provider_module
 from whet.train.lr import factor
 from whet.train.optimizers.adamw import AdamW
 from whet.train.precision import choose, keep_memory
@@ -33,6 +34,20 @@ def test_an_epoch_has_every_unit_once_in_near_equal_steps(size: int) -> None:
         assert Counter(i for b in batches for i in b) == Counter(range(size))
         assert max(map(len, batches)) <= 4 and max(map(len, batches)) - min(map(len, batches)) <= 1
     assert data.indices(0) == provider(size).indices(0)
+
+
+def test_steps_cut_an_epoch_as_numpy_splits_an_array() -> None:
+    for size in range(1, 40):
+        data = FixedExamples(provider(size).units, lambda size, epoch, seed: np.arange(size), batch_size=6)
+        steps = data.steps_for(epochs=1)
+        assert [data.indices(s) for s in range(steps)] == [part.tolist() for part in np.array_split(np.arange(size), steps)]
+
+
+def test_the_rows_are_hashed_once_however_many_checkpoints_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, read = provider(9), []
+    monkeypatch.setattr(provider_module, "fingerprint", lambda units: read.append(len(units)) or "abc")
+    assert data.state() == data.state() and data.state()["fingerprint"] == "abc"
+    assert read == [9]
 
 
 def test_order_does_not_depend_on_what_was_asked_before() -> None:

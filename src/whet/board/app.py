@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from whet.board import comparing, live, pages, pairs
+from whet.board import comparing, live, pages, pairs, racing
 from whet.board.guard import Access, Guard
 from whet.board.records import PAGES, Records
 from whet.board.searching import KINDS, MOST, search
@@ -51,6 +51,8 @@ def make_app(store: Store, ledger: Ledger, claims: Path | None, access: Access) 
         "/comparisons": board.comparisons,
         "/comparisons/{id}": board.comparison,
         "/comparisons/{id}/pair": board.comparison_pair,
+        "/races": board.races,
+        "/races/{id}": board.race,
         "/claims": board.claims,
         "/claims/{paper}": board.claim,
         "/models/{identity}": board.model,
@@ -71,19 +73,20 @@ class _Board:
 
     def __init__(self, records: Records, claims: Path | None) -> None:
         self._records, self._claims = records, claims
-        loader = jinja2.FileSystemLoader(HERE / "templates")
+        loader = jinja2.FileSystemLoader([HERE / "templates", HERE.parent / "run" / "templates"])
         self._templates = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         self._templates.filters["path"] = lambda text: quote(str(text), safe="")
 
     def start(self, request: Request) -> Response:
-        return self._page("start.html", pages.start_page(self._records, self._read_claims()))
+        races = [racing.listed(self._records, r) for r in self._records.races()[:5]]
+        return self._page("start.html", {"races": races, **pages.start_page(self._records, self._read_claims())})
 
     def live(self, request: Request) -> Response:
         """What is under way as a piece of a page, asked for again and again by the script."""
         asked = request.query_params
-        found = live.under_way(self._records, asked.get("run"), asked.get("comparison"))
+        found = live.under_way(self._records, asked.get("run"), asked.get("within"))
         return self._page("live.html", {"live": found}, headers={"X-Running": str(len(found))})
 
     def runs(self, request: Request) -> Response:
@@ -119,6 +122,13 @@ class _Board:
             request, (a, b), (first, second), ("comparison", f"/comparisons/{quote(record.id)}", record.id), verdicts
         )
 
+    def races(self, request: Request) -> Response:
+        return self._page("races.html", {"races": [racing.listed(self._records, r) for r in self._records.races()]})
+
+    def race(self, request: Request) -> Response:
+        record = _known(self._records.race(request.path_params["id"]), "race")
+        return self._page("race_page.html", racing.race_page(self._records, record))
+
     def claims(self, request: Request) -> Response:
         return self._page("claims.html", pages.claims_page(self._read_claims()))
 
@@ -138,9 +148,9 @@ class _Board:
         return self._page("search.html", {"query": query, "number": len(hits), "kinds": kinds, "most": MOST})
 
     def page(self, request: Request) -> Response:
-        """A page that a run or comparison wrote."""
+        """A page that a run, comparison or race wrote."""
         identity, name = request.path_params["id"], request.path_params["name"]
-        known = self._records.run(identity) or self._records.comparison(identity)
+        known = self._records.run(identity) or self._records.comparison(identity) or self._records.race(identity)
         _known(known if name in PAGES and name in self._records.pages(identity) else None, "page")
         path = self._records.store.scratch / "runs" / identity / name
         return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})

@@ -33,6 +33,8 @@ def serve(host: str, port: int, claims: str | None, *, as_json: bool = False) ->
     from whet.board.app import make_app
     from whet.board.guard import Access
 
+    if not 0 <= port < 65536:
+        raise WhetError(f"--port {port}: a port lies between 0 (any free one) and 65535")
     folder = Path(claims or "claims")
     if claims and not folder.is_dir():
         raise WhetError(f"--claims {claims}: there is no such folder")

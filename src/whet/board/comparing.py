@@ -80,8 +80,9 @@ def comparison_page(records: Records, record: ComparisonRecord) -> dict[str, Any
     return {
         "record": record,
         "status": records.status(record),
-        "live": live.under_way(records, comparison=record.id),
+        "live": live.under_way(records, within=record.id),
         "progress": live.progress(records, record),
+        "race": records.whole(record.id),
         "about": record.document.get("about", ""),
         "error": result.get("error", ""),
         "pages": records.pages(record.id),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whet.board.records import Records
 from whet.errors import WhetError
-from whet.recipe_order import LONGEST_NAME
 from whet.recipe_steps import SECTIONS
 from whet.run import figures
 from whet.run.compare.plan import VALIDATION, Asked
@@ -20,33 +17,26 @@ from whet.run.progress import read_progress
 from whet.run.show import number
 
 
-def under_way(records: Records, run: str | None = None, comparison: str | None = None) -> list[dict[str, Any]]:
-    """One entry per running step, of one run, of a comparison's or of all; a run between two steps has one without a curve."""
+def under_way(records: Records, run: str | None = None, within: str | None = None) -> list[dict[str, Any]]:
+    """One entry per running step, of one run, of those within a comparison or race, or of all; a run between two steps has one
+    without a curve.
+    """
     asked = [r for r in records.runs(50, status="running") if run in (None, r.id)]
-    if comparison:
-        record = records.comparison(comparison)
-        asked = belonging(asked, record) if record else []
+    if within:
+        own = records.parts(within)
+        inside = own.union(*map(records.parts, own))
+        asked = [r for r in asked if r.id in inside]
     known = [records.run(r.id) for r in asked]
     return [entry for r in known if r is not None and records.status(r) == "running" for entry in _entries(records, r)]
 
 
-def belonging(runs: Sequence[Run], comparison: ComparisonRecord) -> list[Run]:
-    """Those runs that are a comparison's, by name and time: an unfinished comparison has no list of its runs."""
-    names = {_run_name(f"{comparison.name}-{name}") for name in _variants(comparison)}
-    until = comparison.finished or dt.datetime.now(dt.UTC)
-    return [run for run in runs if run.recipe in names and comparison.started <= run.started <= until]
-
-
-def _run_name(text: str) -> str:
-    """What a variant's runs are called."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:LONGEST_NAME]
-
-
 def progress(records: Records, comparison: ComparisonRecord) -> str:
-    """``n of m runs done`` of a comparison under way; empty of any other. Runs that only tune are not counted."""
-    if records.status(comparison) != "running":
+    """``n of m runs done`` of a comparison that is not finished, or ended before it was; empty of one that did. Runs that only
+    tune are not counted.
+    """
+    if "variants" in comparison.result:
         return ""
-    own = {run.id for run in belonging(records.runs(1000, status="done"), comparison)}
+    own = records.done(records.parts(comparison.id))
     # Trials measure on validation rows alone, and what only spends a budget beforehand does not measure.
     judged = {step.run for step in records.steps(own) if step.section == "measure" and step.name != VALIDATION}
     seeds = (comparison.document.get("compare") or {}).get("seeds", Asked.seeds)

@@ -99,13 +99,12 @@ def run_page(records: Records, run: Run) -> dict[str, Any]:
     """Everything about a run: what moves, what each step did, what was measured, what was made from what."""
     steps = sorted(run.steps, key=lambda s: s.position)
     status = records.status(run)
-    compared = records.comparison_of(run.id)
     return {
         "run": run,
         "row": run_row(records, run),
         "about": run.document.get("about", ""),
         "live": live.under_way(records, run.id) if status == "running" else [],
-        "comparison": compared.id if compared else "",
+        "owner": records.owner(run.id),
         "pages": records.pages(run.id),
         "verdicts": [
             v for s in steps if s.section == "measure" and s.status in ("done", "reused") for v in _verdicts(records, run, s)

@@ -17,15 +17,16 @@ from whet.measure.results import read_result
 from whet.run.alive import INTERRUPTED, is_gone
 from whet.run.compare.plan import VALIDATION
 from whet.run.comparisons import RESULTS
-from whet.run.ledger import ComparisonRecord, Document, Ledger, Run, StepRecord
+from whet.run.ledger import ComparisonRecord, Ledger, RaceRecord, Run, StepRecord
+from whet.run.ledger_tables import Document, Membership, Result
 from whet.run.manifest import MANIFEST
 from whet.run.store import Store
 
 if TYPE_CHECKING:
     from whet.measure.outcome import TaskResult
 
-PAGES = ("report.html", "compare.html", "recover.html")
-"""What lies in a run's or comparison's folder for a reader."""
+PAGES = ("report.html", "compare.html", "recover.html", "race.html")
+"""What lies in a run's, comparison's or race's folder for a reader."""
 
 result_at = lru_cache(maxsize=64)(read_result)
 """The outcomes in a file; artifacts never change."""
@@ -80,14 +81,41 @@ class Records:
         with self.ledger.session() as session:
             return session.get(ComparisonRecord, identity)
 
-    def comparison_of(self, run: str) -> ComparisonRecord | None:
-        """The newest finished comparison that a run belongs to."""
+    def races(self) -> list[RaceRecord]:
+        """All races, newest first."""
+        return self.ledger.races()
+
+    def race(self, identity: str) -> RaceRecord | None:
+        with self.ledger.session() as session:
+            return session.get(RaceRecord, identity)
+
+    def parts(self, whole: str) -> set[str]:
+        """Ids of the runs and comparisons that a comparison or race has begun."""
+        return self.ledger.parts(whole)
+
+    def whole(self, part: str) -> str:
+        """Id of the comparison or race that a run or comparison is carried out for; empty if there is none."""
+        with self.ledger.session() as session:
+            return session.scalar(select(Membership.whole).where(Membership.part == part)) or ""
+
+    def done(self, runs: Collection[str]) -> set[str]:
+        """Those of the runs that are done."""
+        with self.ledger.session() as session:
+            return set(session.scalars(select(Run.id).where(Run.id.in_(runs), Run.status == "done")))
+
+    def owner(self, run: str) -> tuple[str, str]:
+        """What a run is carried out for: ``comparison`` or ``race``, and its id; both empty if nothing is known.
+
+        Of a run from before the ledger kept it, it is the newest finished comparison that names it.
+        """
+        if whole := self.whole(run):
+            return "race" if self.race(whole) else "comparison", whole
         for record in self.comparisons():
             if any(run in arm.get("runs", {}).values() for arm in record.result.get("variants", {}).values()):
-                return record
-        return None
+                return "comparison", record.id
+        return "", ""
 
-    def status(self, entry: Run | ComparisonRecord) -> str:
+    def status(self, entry: Run | Result) -> str:
         """As in the ledger; ``interrupted`` also where the ledger does not know yet that the process is gone."""
         with suppress(OSError):
             if is_gone(self.store, entry):
@@ -143,6 +171,6 @@ class Records:
         return found
 
     def pages(self, identity: str) -> list[str]:
-        """The names of the pages that were written for a run or comparison."""
+        """The names of the pages that were written for a run, comparison or race."""
         folder = self.store.scratch / "runs" / identity
         return [name for name in PAGES if (folder / name).is_file()]

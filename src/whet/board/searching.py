@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Text, and_, or_, select, type_coerce
 from sqlalchemy.sql import ColumnElement
 
+from whet.board import racing
 from whet.board.comparing import headlines
 from whet.board.records import Records
 from whet.run.claims import Claim
-from whet.run.ledger import ComparisonRecord, Run, StepRecord
+from whet.run.ledger import ComparisonRecord, RaceRecord, Run, StepRecord
 
-KINDS = ("claims", "comparisons", "runs", "steps")
+KINDS = ("claims", "races", "comparisons", "runs", "steps")
 """What is found, in the order in which it is shown."""
 
 MOST = 50
@@ -25,7 +26,7 @@ MOST = 50
 @dataclass(frozen=True)
 class Hit:
     """``kind``, ``title`` and ``link`` of what was found; ``around``: text before the word, the word, text after; ``verdict``: of a
-    claim or comparison, what came out."""
+    claim, race or comparison, what came out."""
 
     kind: str
     title: str
@@ -51,22 +52,28 @@ def _in_claims(claims: Sequence[Claim], words: Sequence[str]) -> Iterator[Hit]:
 
 def _in_ledger(records: Records, words: Sequence[str]) -> Iterator[Hit]:
     with records.ledger.session() as session:
-        texts: tuple[Any, ...] = tuple(map(_text, (ComparisonRecord.document, ComparisonRecord.result)))
-        found = _every(words, (ComparisonRecord.id, ComparisonRecord.status, *texts))
-        for c in session.scalars(select(ComparisonRecord).where(found).order_by(ComparisonRecord.started.desc()).limit(MOST)):
-            verdict = " ".join(h["text"] for h in headlines(c)[:1])
-            around = _about(c.document, words)
-            yield Hit("comparisons", c.id, f"/comparisons/{c.id}", around, verdict or records.status(c))
+        results: list[tuple[Any, str, Callable[[Any], str]]] = [
+            (RaceRecord, "races", racing.headline),
+            (ComparisonRecord, "comparisons", _first_headline),
+        ]
+        for table, kind, verdict_of in results:
+            found = _every(words, (table.id, table.status, _text(table.document), _text(table.result)))
+            for c in session.scalars(select(table).where(found).order_by(table.started.desc()).limit(MOST)):
+                yield Hit(kind, c.id, f"/{kind}/{c.id}", _about(c.document, words), verdict_of(c) or records.status(c))
         found = _every(words, (Run.id, Run.status, _text(Run.document)))
         for run in session.scalars(select(Run).where(found).order_by(Run.started.desc()).limit(MOST)):
             around = _about(run.document, words)
             yield Hit("runs", run.id, f"/runs/{run.id}", around)
-        texts = (StepRecord.name, StepRecord.section, StepRecord.identity)
+        texts: tuple[Any, ...] = (StepRecord.name, StepRecord.section, StepRecord.identity)
         found = _every(words, (*texts, _text(StepRecord.settings), _text(StepRecord.receipt)))
         asked = select(StepRecord, Run.started).join(Run, Run.id == StepRecord.run_id).where(found)
         for step, _ in session.execute(asked.order_by(Run.started.desc()).limit(MOST)):
             around = _around((), {**step.settings, **step.receipt}, words)
             yield Hit("steps", f"{step.name} of {step.run_id}", f"/runs/{step.run_id}#{step.name}", around)
+
+
+def _first_headline(comparison: ComparisonRecord) -> str:
+    return " ".join(h["text"] for h in headlines(comparison)[:1])
 
 
 def _text(column: Any) -> ColumnElement[str]:

@@ -43,13 +43,27 @@ def prompt_messages(row: Mapping[str, Any], system: str | None = None) -> list[M
     return _with_system(messages, system)
 
 
+def prompt_text(row: Mapping[str, Any]) -> str:
+    """The row's prompt as a reader wants it: its own words, without a template; of a chat, all turns before the reply."""
+    return "\n".join(str(message["content"]) for message in prompt_messages(row))
+
+
 def _as_messages(row: Mapping[str, Any], column: str, role: str) -> list[Message]:
     value = row.get(column)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _read_messages(value, column)
-    if column not in row and "messages" not in row and column == "prompt":
-        raise DataError(f"{missing_column(column, row)}; or give chats in a column 'messages'")
+    if column not in row and "messages" in row:
+        raise DataError("column 'messages' is empty (null) in this row; fill it or remove the row")
+    if column not in row and column == "prompt":
+        raise DataError(f"{missing_column(column, row)}; or give chats in a column 'messages'{_chat_column(row)}")
     return [{"role": role, "content": text_cell(row, column)}]
+
+
+def _chat_column(row: Mapping[str, Any]) -> str:
+    """A hint at the column that looks like a chat under another name."""
+    lists = (name for name, cell in row.items() if isinstance(cell, Sequence) and cell and isinstance(cell[0], Mapping))
+    found = next(lists, None)
+    return f": `columns: {{messages: {found}}}`, which looks like one" if found else ""
 
 
 def _read_messages(messages: Any, column: str) -> list[Message]:

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 Overlong = Literal["drop", "chunk", "truncate", "error"]
 SHOWN = 3
 """How many rows of a kind the receipt shows."""
-_COUNTED = ("rows_in", "rows_out", "rows_dropped", "rows_without_target", "tokens_in", "tokens_dropped", "longest")
+_COUNTED = (
+    "rows_in",
+    "rows_out",
+    "rows_repeated",
+    "rows_dropped",
+    "rows_without_target",
+    "tokens_in",
+    "tokens_dropped",
+    "longest",
+)
 
 
 def prepare(
@@ -47,11 +56,11 @@ def prepare(
 
     Returns:
         Units (each a list of examples that share ``unit``, numbered from 0; a window of an overlong row is a unit of its own)
-        and the receipt: ``rows_in``, ``rows_out``, ``rows_overlong``, ``rows_dropped``, ``rows_without_target`` (dropped too),
-        ``units_out``, ``examples_out``, ``tokens_in``, ``tokens_out``, ``tokens_dropped``, ``tokens_trained``, ``longest``,
-        ``replies_ended`` (share of examples whose last trained token is the end-of-sequence token), ``overlong_rows`` (the
-        first ones, with lengths), ``rendered`` (three units as text with trained tokens between ⟦ ⟧), ``data`` (hash of the
-        rows' content).
+        and the receipt: ``rows_in``, ``rows_out``, ``rows_repeated`` (equal to one before), ``rows_overlong``,
+        ``rows_dropped``, ``rows_without_target`` (dropped too), ``units_out``, ``examples_out``, ``tokens_in``, ``tokens_out``,
+        ``tokens_dropped``, ``tokens_trained``, ``longest``, ``replies_ended`` (share of examples whose last trained token is the
+        end-of-sequence token), ``overlong_rows`` (the first ones, with lengths), ``rendered`` (three units as text with trained
+        tokens between ⟦ ⟧), ``data`` (hash of the rows' content).
 
     Raises:
         DataError: a row that the format refuses (its number is named), an overlong row under ``error``, no row left.
@@ -62,8 +71,11 @@ def prepare(
     digest = hashlib.sha256()
     count = dict.fromkeys(_COUNTED, 0)
     overlong_rows: list[str] = []
+    seen: set[str] = set()
     for number, row in enumerate(dataset):
-        digest.update(row_hash(row).encode())
+        digest.update((content := row_hash(row)).encode())
+        count["rows_repeated"] += (key := content[:16]) in seen
+        seen.add(key)
         examples = examples_of(format, row, tokenizer, number, vocabulary)
         fitting = [examples]
         if (longest := _longest(examples)) > max_length:

@@ -12,8 +12,7 @@ Shapes: S slots, H key-value heads, C columns, D head size.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,20 +53,6 @@ def takes_full_mask(network: PreTrainedModel) -> bool:
     plain = set(kinds) == {"full_attention"} if kinds else windows == (None, None)
     modern = getattr(network, "_supports_attention_backend", False)
     return bool(modern and plain and config._attn_implementation in ("sdpa", "eager"))
-
-
-@contextmanager
-def evaluation(network: PreTrainedModel) -> Iterator[None]:
-    """Without gradients and in evaluation mode; a network in training goes back to it."""
-    training = network.training
-    if training:
-        network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if training:
-            network.train()
 
 
 class SlotCache(Cache):

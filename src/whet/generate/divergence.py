@@ -20,7 +20,8 @@ from torch import Tensor
 
 from whet.data.example import Example
 from whet.errors import ModelError
-from whet.generate.cache import evaluation
+from whet.generate.batches import by_length
+from whet.generate.evaluation import evaluation
 from whet.generate.likelihood import logits_at
 from whet.model import Model
 
@@ -142,7 +143,8 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _jsd(p: Tensor, q: Tensor) -> Tensor:
-    m = torch.logaddexp(p, q) - math.log(2.0)
+    # Exactly p where both agree: what the rounding of m leaves there would pass for drift.
+    m = torch.where(p == q, p, torch.logaddexp(p, q) - math.log(2.0))
     return (0.5 * (_kl(p, m) + _kl(q, m))).clamp(0.0, math.log(2.0))
 
 
@@ -154,15 +156,11 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
 
 
 def _batches(examples: Sequence[Example], batch_tokens: int, vocabulary: int) -> Iterator[list[int]]:
-    """Numbers of examples of falling length within ``batch_tokens`` positions and ``LOGITS``, or one."""
-    batch: list[int] = []
-    scored = 0
-    for number in sorted(range(len(examples)), key=lambda i: -len(examples[i])):
-        here = sum(examples[number].trained)
-        if batch and ((len(batch) + 1) * len(examples[batch[0]]) > batch_tokens or (scored + here) * vocabulary > LOGITS):
-            yield batch
-            batch, scored = [], 0
-        batch.append(number)
-        scored += here
-    if batch:
-        yield batch
+    """Numbers of examples in batches within ``batch_tokens`` positions and ``LOGITS``, or of one."""
+    return by_length(
+        range(len(examples)),
+        lambda number: len(examples[number]),
+        batch_tokens,
+        scored=lambda number: examples[number].trained_tokens,
+        most_scored=LOGITS // vocabulary,
+    )

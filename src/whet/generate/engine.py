@@ -12,7 +12,7 @@ changes a token only where two candidates tie to about 1e-7 in float32 (1e-2 in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from whet.errors import DataError, ModelError, RecipeError
+from whet.generate.batches import by_length
 from whet.generate.cache import (
     Prefix,
     SlotCache,
-    evaluation,
     forward_positions,
     last_logits_only,
     prefill,
@@ -32,6 +32,7 @@ from whet.generate.cache import (
     vocabulary_size,
 )
 from whet.generate.completion import Completion, Sampling
+from whet.generate.evaluation import evaluation
 from whet.generate.products import fast_linears
 from whet.generate.sampling import draw, log_distribution, stream
 from whet.generate.stopping import StopStrings, eos_ids
@@ -251,7 +252,7 @@ class _Run:
         if self.shared[0] in slots:
             self.cache.fill(slots[self.shared[0]], self.shared[1])
         new = [ids for ids in slots if ids != self.shared[0]]
-        for part in _parts(new, forward_positions(self.device)):
+        for part in by_length(new, len, forward_positions(self.device)):
             for ids, prefix in zip(part, prefill(self.network, part)):
                 self.cache.fill(slots[ids], prefix)
                 self.shared = (ids, prefix)
@@ -273,15 +274,3 @@ class _Run:
         self.positions = torch.tensor([len(row.ids) + len(row.new) - 1 for row in rows], device=self.device)
         self.draws = torch.tensor([len(row.new) for row in rows], device=self.device)
         self.streams = torch.tensor([row.stream for row in rows], device=self.device)
-
-
-def _parts(prompts: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts of falling length in batches of at most ``most`` tokens, padding included, or one prompt."""
-    part: list[tuple[int, ...]] = []
-    for ids in prompts:
-        if part and (len(part) + 1) * len(part[0]) > most:
-            yield part
-            part = []
-        part.append(ids)
-    if part:
-        yield part

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from whet.errors import DataError, ModelError
-from whet.generate.cache import evaluation, forward_positions, takes_full_mask, vocabulary_size
+from whet.generate.batches import by_length
+from whet.generate.cache import forward_positions, takes_full_mask, vocabulary_size
+from whet.generate.evaluation import evaluation
 from whet.generate.products import fast_linears
 from whet.model import Model
 from whet.nonfinite import first_nonfinite
@@ -76,12 +78,17 @@ def sequence_logps(model: Model, pairs: Sequence[Pair], *, batch_tokens: int = 8
         ModelError: predictions that are NaN or Inf; names the module.
     """
     sharing = takes_full_mask(model.network)
-    trees = sorted(_trees(model, pairs, sharing), key=lambda tree: len(tree.ids), reverse=True)
     logps: list[list[float]] = [[] for _ in pairs]
     greedy = [False] * len(pairs)
-    most = min(batch_tokens, forward_positions(model.device))
+    batches = by_length(
+        _trees(model, pairs, sharing),
+        lambda tree: len(tree.ids),
+        min(batch_tokens, forward_positions(model.device)),
+        scored=lambda tree: len(tree.scored),
+        most_scored=LOGITS // vocabulary_size(model.network),
+    )
     with evaluation(model.network), fast_linears(model.network):
-        for batch in _batches(trees, most, vocabulary_size(model.network)):
+        for batch in batches:
             scores, best = _score(model.network, batch, sharing)
             at = 0
             for i in (i for tree in batch for i in tree.pairs):
@@ -122,20 +129,6 @@ def _check(model: Model, index: int, context: Sequence[int], continuation: Seque
             f"pair {index}: context and continuation need {needed} positions, but model {model.name!r} has {model.context}; "
             "shorten the context (fewer examples in the prompt, a smaller window) or drop the pair"
         )
-
-
-def _batches(trees: Sequence[_Tree], batch_tokens: int, vocabulary: int) -> Iterator[list[_Tree]]:
-    """Trees of falling length in batches within ``batch_tokens`` and ``LOGITS``, or of one tree."""
-    batch: list[_Tree] = []
-    scored = 0
-    for tree in trees:
-        scored += len(tree.scored)
-        if batch and ((len(batch) + 1) * len(batch[0].ids) > batch_tokens or scored * vocabulary > LOGITS):
-            yield batch
-            batch, scored = [], len(tree.scored)
-        batch.append(tree)
-    if batch:
-        yield batch
 
 
 def _score(network: Any, batch: Sequence[_Tree], sharing: bool) -> tuple[list[float], list[bool]]:

@@ -51,6 +51,7 @@ NOTES = {
 }
 """What a receipt says of the sandbox used."""
 _HARNESS = Path(__file__).with_name("sandbox_child.py")
+_SHARED = ("sandbox_common", "sandbox_limits")
 _FIRST_UID = 1_879_048_192
 """User ids from here on belong to nobody; each process started by root gets one of its own."""
 _NUMBERS = itertools.count()
@@ -201,7 +202,8 @@ class _Child:
             "uid": uid,
             "guard": mode == "subprocess",
         }
-        command = [_interpreter(), "-s", "-S", "-c", _HARNESS.read_text(encoding="utf-8"), role, json.dumps(settings)]
+        harness = _HARNESS.read_text(encoding="utf-8")
+        command = [_interpreter(), "-s", "-S", "-c", harness, role, json.dumps(settings), _sources(role)]
         self.process = subprocess.Popen(
             [*_bubblewrap(limits.disk), *command] if mode == "bubblewrap" else command,
             stdin=stdin.fileno(),
@@ -233,6 +235,13 @@ class _Child:
         self.process.stderr.close()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+@functools.cache
+def _sources(role: str) -> str:
+    """The modules of a role, as the harness takes them."""
+    names = (*_SHARED, f"sandbox_{role}")
+    return json.dumps({f"{__package__}.{name}": _HARNESS.with_name(f"{name}.py").read_text(encoding="utf-8") for name in names})
 
 
 @functools.cache

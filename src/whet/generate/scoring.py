@@ -7,11 +7,13 @@ outside [0, 1] is wrong as a whole and is refused.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+from whet import parts
 from whet.errors import RecipeError, WhetError
 
 SHOWN = 3
@@ -96,8 +98,21 @@ def _guarded(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Seq
     except WhetError:
         raise
     except Exception:
+        _refuse_other_arguments(reward, rows, completions)
         # The batch does not tell which completion broke it, so each is scored alone; its error is kept as its reason.
         return _one_by_one(reward, rows, completions)
+
+
+def _refuse_other_arguments(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> None:
+    """A function that takes something else fails on every completion, which would look like a model that solves nothing."""
+    try:
+        inspect.signature(reward).bind(rows, completions)
+    except TypeError as error:
+        raise RecipeError(f"reward {_name(reward)} cannot be called as reward(rows, completions): {error}") from error
+
+
+def _name(reward: Reward) -> str:
+    return str(parts.effective(reward)["name"])
 
 
 def _one_by_one(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Judged:
@@ -114,7 +129,7 @@ def _one_by_one(reward: Reward, rows: Sequence[Mapping[str, Any]], completions: 
 
 
 def _checked(reward: Reward, values: Sequence[float], completions: Sequence[str]) -> list[float]:
-    name = type(reward).__name__
+    name = _name(reward)
     if len(values) != len(completions):
         raise RecipeError(f"reward {name} gave {len(values)} numbers for {len(completions)} completions")
     for value, completion in zip(values, completions):

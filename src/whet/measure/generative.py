@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from whet.data.chat import prompt_ids, prompt_messages
+from whet.data.messages import prompt_text
 from whet.data.rows import text_cell
 from whet.errors import RecipeError
 from whet.generate.completion import Completion, Sampling
@@ -147,7 +148,7 @@ class Written:
 
     def shown(self, index: int) -> str:
         """The row's prompt as a reader wants it: its own text, without template and worked examples."""
-        return _shown(self.drawn.rows[index])
+        return prompt_text(self.drawn.rows[index])
 
 
 def confidence(completion: Completion) -> float:
@@ -161,7 +162,7 @@ def baselines(rows: Sequence[Row], reward: Reward, group: str = "skill") -> dict
     ``reference`` is the score of the reference completions themselves; below 1 the extractor, not the model, loses points.
     Baselines that need a column which the rows lack are left out.
     """
-    found = {"copy": _mean_reward(reward, rows, [_shown(row) for row in rows])}
+    found = {"copy": _mean_reward(reward, rows, [prompt_text(row) for row in rows])}
     if all(isinstance(row.get("completion"), str) for row in rows):
         found["reference"] = _mean_reward(reward, rows, [row["completion"] for row in rows])
         if all(row.get("answer") is not None for row in rows):
@@ -183,10 +184,6 @@ def _majority(rows: Sequence[Row], group: str) -> list[str]:
 
 def _mean_reward(reward: Reward, rows: Sequence[Row], completions: Sequence[str]) -> float:
     return float(score(reward, rows, completions).receipt["mean"])
-
-
-def _shown(row: Row) -> str:
-    return "\n".join(str(m["content"]) for m in prompt_messages(row))
 
 
 def _groups(completions: Sequence[Completion], size: int) -> list[Sequence[Completion]]:

@@ -1,6 +1,6 @@
-"""Whether a run or comparison that the ledger calls ``running`` still is: each holds a lock for as long as its process lives.
+"""Whether a run, comparison or race that the ledger calls ``running`` still is: each holds a lock for as long as its process lives.
 
-The operating system releases the lock however the process ends, SIGKILL included. In the lock's file stands which machine the
+The operating system releases the lock however the process ends, SIGKILL included. In the lock's file stands which machine
 it is on: of one on another machine, or one without the file, nothing is claimed.
 """
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from whet.run.ledger import ComparisonRecord, Ledger, Run
+from whet.run.ledger import Ledger, Result, Run
 from whet.run.store import Store
 from whet.run.store_lock import is_free, locked
 
@@ -30,23 +30,23 @@ def alive(store: Store, run_id: str) -> Iterator[None]:
 
 
 def settle(store: Store, ledger: Ledger) -> None:
-    """Records as interrupted the runs and comparisons of this machine whose process is gone."""
-    known: list[Run | ComparisonRecord] = [*ledger.runs(), *ledger.comparisons()]
-    for entry in known:
-        if entry.status == "running" and _here(store, entry):
+    """Records as interrupted the runs, comparisons and races of this machine whose process is gone."""
+    for entry in ledger.unfinished():
+        if _here(store, entry):
             with locked(_file(store, entry.id), wait=False) as gone:
                 if gone:
                     _record(ledger, entry)
-    names = {_file(store, entry.id).name for entry in known}
-    for path in (store.scratch / "locks").glob("run-*"):
+    locks = list((store.scratch / "locks").glob("run-*"))
+    names = {_file(store, identity).name for identity in ledger.ids()} if locks else set()
+    for path in locks:
         if path.name not in names:
             # Killed before the ledger knew it; a lock that nobody holds goes away as it is let go.
             with locked(path, wait=False):
                 pass
 
 
-def note(store: Store, run: Run | ComparisonRecord) -> str:
-    """What can be said about the status of a run or comparison, after :func:`settle`; empty where the status says it all."""
+def note(store: Store, run: Run | Result) -> str:
+    """What can be said about the status of a run, comparison or race, after :func:`settle`; empty where the status says it all."""
     if run.status == INTERRUPTED:
         return "its process is gone; the same command goes on where it was"
     if run.status != "running":
@@ -56,7 +56,7 @@ def note(store: Store, run: Run | ComparisonRecord) -> str:
     return "started on another machine or with another store folder; from here it cannot be told whether it still runs"
 
 
-def is_gone(store: Store, run: Run | ComparisonRecord) -> bool:
+def is_gone(store: Store, run: Run | Result) -> bool:
     """Whether a run that the ledger calls running was on this machine and its process is gone; records nothing."""
     return run.status == "running" and _here(store, run) and is_free(_file(store, run.id))
 
@@ -65,12 +65,12 @@ def _file(store: Store, run_id: str) -> Path:
     return store.scratch / "locks" / f"run-{run_id}"
 
 
-def _here(store: Store, run: Run | ComparisonRecord) -> bool:
+def _here(store: Store, run: Run | Result) -> bool:
     path = _file(store, run.id)
     return path.is_file() and path.read_text() == platform.node()
 
 
-def _record(ledger: Ledger, entry: Run | ComparisonRecord) -> None:
+def _record(ledger: Ledger, entry: Run | Result) -> None:
     with ledger.session() as session:
         known: Any = session.get_one(type(entry), entry.id)
         for row in (known, *getattr(known, "steps", ())):

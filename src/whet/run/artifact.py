@@ -20,28 +20,31 @@ RECEIPT = "receipt.json"
 
 def make_artifact(store: Store, identity: str, section: str, step: Any, inputs: Inputs, name: str) -> bool:
     """Carries a step out into the store; ``False`` if another run, which was at it already, made the artifact."""
-    made: list[str] = []
+    here = False
     started = time.perf_counter()
 
     def write(folder: Path) -> None:
-        made.append(identity)
-        pool = current()
-        before = replace(pool.tally, lost=list(pool.tally.lost))
+        nonlocal here
+        here = True
+        before = replace(current().tally, lost=list(current().tally.lost))
         if section == "train":
             call_others(world(), step.name, inputs.folders, store.checkpoints(identity))
         if section == "base":
             receipt = make_base(inputs.recipe, inputs, folder)
         else:
             receipt = carry_out(section, step, inputs, folder, store.checkpoints(identity))
-        cost = {
-            "seconds": round(time.perf_counter() - started, 2),
-            "peak_memory_mib": peak_memory_mib(),
-            **receipt.pop("cost", {}),
-        }
-        if pool.tally.items > before.items and not isinstance(pool, Local):
-            since = Tally(pool.tally.items - before.items, pool.tally.lost[len(before.lost) :])
-            cost["workers"] = {"on": pool.name, **since.summary()}
-        (folder / RECEIPT).write_text(json.dumps({"receipt": receipt, "cost": cost, "step": name}, indent=1, default=str))
+        seconds = round(time.perf_counter() - started, 2)
+        spent = {"seconds": seconds, "peak_memory_mib": peak_memory_mib(), **receipt.pop("cost", {}), **_workers(before)}
+        (folder / RECEIPT).write_text(json.dumps({"receipt": receipt, "cost": spent, "step": name}, indent=1, default=str))
 
     store.put(identity, write)
-    return bool(made)
+    return here
+
+
+def _workers(before: Tally) -> dict[str, Any]:
+    """For the cost: what the workers of the pool in use have done since ``before``; nothing if there are none."""
+    pool = current()
+    if isinstance(pool, Local) or pool.tally.items == before.items:
+        return {}
+    since = Tally(pool.tally.items - before.items, pool.tally.lost[len(before.lost) :])
+    return {"workers": {"on": pool.name, **since.summary()}}

@@ -23,6 +23,7 @@ from whet.run.bundled import find_recipe
 from whet.run.forecast import Forecast, Generation, forecast_recipe
 from whet.run.models import open_model
 from whet.run.preflight import preflight
+from whet.run.seen import seen_notes
 
 if TYPE_CHECKING:
     from whet.data.example import Example
@@ -82,7 +83,7 @@ def check_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str
     preflight(parsed, model, lambda name: rows_of(parsed, name))
     checks: list[Invariant] = []
     rendered: dict[str, Sequence[str]] = {}
-    notes: list[str] = []
+    notes = seen_notes(parsed, lambda name: rows_of(parsed, name))
     prepared: dict[str, tuple[list[list[Example]], dict[str, Any]]] = {}
     for step in parsed.section("train"):
         rows = rows_of(parsed, step.data)
@@ -186,13 +187,12 @@ def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[
     """Ten sampled outputs, the agreement of sampler and trainer on them, and how fast and long the model writes."""
     import time
 
-    from whet.data.chat import prompt_ids
+    from whet.data.chat import prompt_ids, prompt_messages
     from whet.generate.completion import Sampling
     from whet.generate.engine import generate
 
-    rows = next(
-        (r for s in recipe.section("data") if (r := rows_of(recipe, s.name)) is not None and "prompt" in r.column_names), None
-    )
+    drawn = (rows_of(recipe, step.name) for step in recipe.section("data"))
+    rows = next((r for r in drawn if r is not None and {"prompt", "messages"} & set(r.column_names)), None)
     if rows is None or not model.tokenizer.chat_template:
         return [], [], Generation(0.0, 0.0)
     taken = [rows[i] for i in range(min(SAMPLED, len(rows)))]
@@ -201,9 +201,8 @@ def _sampling(recipe: Recipe, model: Model) -> tuple[list[dict[str, str]], list[
     completions = generate(model, prompts, Sampling(max_new_tokens=128), seed=recipe.seed)
     written = sum(len(c.ids) for c in completions)
     generation = Generation(written / (time.perf_counter() - started), written / len(completions))
-    shown = [
-        {"prompt": str(row["prompt"]), "completion": c.text, "finish": c.finish} for row, c in zip(taken[:SHOWN], completions)
-    ]
+    asked = ["".join(m["content"] for m in prompt_messages(row)[-1:]) for row in taken[:SHOWN]]
+    shown = [{"prompt": prompt, "completion": c.text, "finish": c.finish} for prompt, c in zip(asked, completions)]
     return shown, [_ratio_check(model, prompts, completions)], generation
 
 

@@ -120,6 +120,8 @@ def find_claim(folder: Path, paper: str) -> Claim:
     """The claim of one paper."""
     path = folder / f"{paper}.yaml"
     if not path.is_file():
+        if not any(folder.glob("*.yaml")):
+            raise RecipeError(f"{folder}: no claims here; say where their files are with --folder")
         raise RecipeError(unknown("claim", paper, [p.stem for p in folder.glob("*.yaml")]) + f" (files of {folder})")
     return read_claim(path)
 

@@ -99,7 +99,7 @@ def plan_of(claim: Claim) -> Plan:
     Raises:
         RecipeError: the comparison cannot be carried out, has too few seeds, or lacks a variant, pair or task that the judge names.
     """
-    from whet.run.compare.plan import make_plan
+    from whet.run.compare.plan import make_plan, tasks_of
     from whet.run.compare.verdicts import pairs
 
     assert claim.judge is not None
@@ -116,7 +116,7 @@ def plan_of(claim: Claim) -> Plan:
     for name in sorted(claim.judge.named):
         if name not in names:
             raise RecipeError(f"{claim.path}: judge: {unknown('variant', name, names)}")
-    tasks = _tasks(plan)
+    tasks = tasks_of([read(plan.variants[0].document)])
     for name in filter(None, (claim.judge.task, *claim.judge.also, *claim.judge.keeps)):
         if name not in tasks:
             raise RecipeError(f"{claim.path}: judge: {unknown('task', name, tasks)}")
@@ -128,15 +128,6 @@ def plan_of(claim: Claim) -> Plan:
                 f"{claim.judge.better!r} is none; list one of them first, or have fewer variants"
             )
     return plan
-
-
-def _tasks(plan: Plan) -> list[str]:
-    """The names of all results: the tasks, and their negative flips."""
-    from whet.measure.metrics.flips import flip_title
-
-    measures = read(plan.variants[0].document).section("measure")
-    names = [task.title for step in measures for task in step.tasks]
-    return names + [flip_title(task.title) for step in measures if step.reference for task in step.tasks]
 
 
 def result_of(claim: Claim, comparison: Comparison, commit: str | None) -> dict[str, Any]:

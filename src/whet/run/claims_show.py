@@ -21,7 +21,7 @@ What papers claim, and what a comparison as small as these models says of its di
 *reproduced* (the interval lies on the claim's side after correction, and the effect is as large as was asked for),
 *contradicted at this scale* (the opposite on two tasks), or *not seen at this scale*, which is everything else: no effect, an
 effect too small to tell, or a test that could not have shown it. Effects of comparisons are above 0 where the claim says so (of
-perplexity: in nats per token), intervals are 95%. A claim that was tested twice has two rows.
+perplexity: in nats per token), intervals are 95%. A claim that was tested several times has as many rows.
 
 | paper | claim | the paper's figure | ours | seeds | cost | verdict | date, version |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""

@@ -141,6 +141,8 @@ def _same_size(judge: Judge, against: Against) -> bool:
 
 
 def _not_reproduced(judge: Judge, verdicts: Sequence[Verdict], task: str, closest: Against) -> Decision:
+    from whet.run.compare.verdicts import power_words
+
     said = f"{closest.effect:+.4g} against {closest.rival}"
     if _opposite(closest, judge):
         seconded = [t for t in judge.also if any(_opposite(a, judge) for a in turned(judge, verdicts, t))]
@@ -152,7 +154,7 @@ def _not_reproduced(judge: Judge, verdicts: Sequence[Verdict], task: str, closes
         return Decision(NOT_SEEN, f"no effect: {said}, and the 90% interval lies inside ±{judge.smallest:g}", closest)
     if closest.sure and closest.effect < judge.smallest:
         return Decision(NOT_SEEN, f"{said} is less than the {judge.smallest:g} of interest", closest)
-    seen = f"a difference of {verdict.detectable:.3g} would have been seen with 80% power"
+    seen = power_words(verdict.detectable)
     more = (verdict.detectable / judge.smallest) ** 2
     if math.isfinite(more) and more > 1:
         seen += f"; to see {judge.smallest:g} takes about {math.ceil(more)} times as many seeds and items"

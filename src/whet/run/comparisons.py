@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,13 +175,17 @@ def _shown(comparison: judge.Comparison, by_stage: Mapping[str, TaskResult]) -> 
 def _sentence(comparison: judge.Comparison) -> str:
     test = comparison.test
     unit = " nats per token" if comparison.metric == "perplexity" else ""
+    digits = _digits(test.low or 0.0, test.high or 0.0)
     change = (
-        f"{comparison.old_value:.3f} to {comparison.new_value:.3f}{unit}, difference {test.effect or 0:+.3f} "
-        f"[{test.low or 0:+.3f}, {test.high or 0:+.3f}], {test.name} p = {comparison.p:.2g}"
+        f"{comparison.old_value:.{digits}f} to {comparison.new_value:.{digits}f}{unit}, difference {test.effect or 0:+.{digits}f} "
+        f"[{test.low or 0:+.{digits}f}, {test.high or 0:+.{digits}f}], {test.name} p = {comparison.p:.2g}"
     )
     if comparison.comparisons > 1:
-        change += f" (Holm over {comparison.comparisons})"
+        alone = comparison.verdict == "no difference found" and (test.low or 0.0) * (test.high or 0.0) > 0
+        change += f" (Holm over {comparison.comparisons}{'; the interval is of this pair alone' if alone else ''})"
     seen = f"A difference of {comparison.detectable:.3f} would have been seen with 80% power."
+    if math.isinf(comparison.detectable):
+        seen = "These examples could have shown none, however large, with 80% power."
     sentences = {
         "better": f"better. {change}.",
         "worse": f"worse. {change}.",
@@ -190,6 +195,12 @@ def _sentence(comparison: judge.Comparison) -> str:
         "ceiling": f"not judged: both are at the ceiling. {change}.",
     }
     return sentences[comparison.verdict]
+
+
+def _digits(low: float, high: float) -> int:
+    """Decimals that show an interval with two figures: three, and up to six where it lies very near 0."""
+    widest = max(abs(low), abs(high))
+    return min(6, max(3, 1 - math.floor(math.log10(widest)))) if widest > 0 and math.isfinite(widest) else 3
 
 
 def _counts(old: TaskResult, new: TaskResult) -> dict[str, int]:

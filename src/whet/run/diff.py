@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from whet.run.ledger import Ledger, Run, StepRecord
@@ -60,13 +60,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def why(runs: Sequence[Run], run: Run, record: StepRecord) -> str:
-    """Why a step of a run is made: what differs from the newest finished step of the same name and recipe in the ledger."""
-    for other in runs:
-        for old in other.steps:
-            if other.recipe == run.recipe and old.name == record.name and old.status in ("done", "reused"):
-                changed = [f"setting {k}" for k in record.settings if old.settings.get(k) != record.settings[k]]
-                changed += [f"input {k}" for k in record.inputs if old.inputs.get(k) != record.inputs[k]]
-                changed += [] if other.seed == run.seed else ["seed"]
-                return f"runs: changed since {other.id}: {', '.join(changed)}" if changed else "runs: its artifact is gone"
-    return "runs: the first time"
+def why(old: StepRecord | None, run: Run, record: StepRecord) -> str:
+    """Why a step of a run is made: what differs from ``old``, the newest finished step of the same name and recipe."""
+    if old is None:
+        return "runs: the first time"
+    changed = [f"setting {k}" for k in record.settings if old.settings.get(k) != record.settings[k]]
+    changed += [f"input {k}" for k in record.inputs if old.inputs.get(k) != record.inputs[k]]
+    changed += [] if old.run.seed == run.seed else ["seed"]
+    return f"runs: changed since {old.run.id}: {', '.join(changed)}" if changed else "runs: its artifact is gone"

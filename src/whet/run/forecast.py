@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whet.budget import Budget
 from whet.recipe import Recipe, objectives, rollout_settings
 from whet.recipe_steps import BASE, MODEL_SECTIONS, TrainStep
+from whet.run.seen import source_of
 
 if TYPE_CHECKING:
     from whet.data.example import Example
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 FLIPPING = 0.2
 """Share of examples assumed to change between two stages, for the smallest detectable difference."""
+FORWARD = 1 / 3
+"""What reading a token costs of training on it: 2 operations per weight of 6."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,14 @@ def forecast_recipe(
     for step in recipe.section("train"):
         rows = rows_of(step.data)
         if step.name in prepared:
-            steps.append(_training(step, model, prepared[step.name], len(rows)))
+            steps.append(_training(step, model, prepared[step.name], rows))
         elif step.rollouts or "rollouts" in frozenset().union(*(o.needs for _, o in objectives(step.objective))):
             steps.append(_rollouts(step, generation))
     steps += _measuring(recipe, generation)
     return Forecast(steps, peak_memory_mib(), _detectable(recipe))
 
 
-def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]], rows: int) -> StepForecast:
+def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]], rows: Any) -> StepForecast:
     from whet.train.loop import fit
     from whet.train.provider import FixedExamples, fixed_order
     from whet.train.settings import TrainSettings
@@ -107,8 +112,10 @@ def _training(step: TrainStep, model: Model, units: Sequence[Sequence[Example]],
     ).curve
     speed = sum(e["tokens"] for e in log[1:]) / max(sum(e["seconds"] for e in log[1:]), 1e-9)
     per_unit = sum(len(e) for unit in units for e in unit) / len(units)
-    tokens = _planned_tokens(step, per_unit, rows, speed, model.parameters)
-    return StepForecast(step.name, tokens / speed, tokens, f"{speed:,.0f} tokens/s in a trial of 3 steps")
+    planned = _planned_tokens(step, per_unit, len(rows), speed, model.parameters)
+    trained, read = _with_mixture(step, planned, per_unit, rows)
+    basis = f"{speed:,.0f} tokens/s in a trial of 3 steps" + (f"; {read:,.0f} read to decide the mixture" if read else "")
+    return StepForecast(step.name, (trained + read * FORWARD) / speed, trained + read, basis)
 
 
 def _planned_tokens(step: TrainStep, per_unit: float, rows: int, speed: float, weights: int) -> float:
@@ -123,6 +130,31 @@ def _planned_tokens(step: TrainStep, per_unit: float, rows: int, speed: float, w
     if settings.get("steps"):
         return float(settings["steps"]) * int(settings.get("batch_size", 64)) * per_unit
     return float(settings.get("epochs", 1)) * rows * per_unit
+
+
+def _with_mixture(step: TrainStep, planned: float, per_unit: float, rows: Any) -> tuple[float, float]:
+    """Tokens that are trained on, and tokens that are only read: by a schedule that measures losses to decide the mixture.
+
+    A budget holds both, apart from one of examples; short runs that learn a graph of skills are trained on, too.
+    """
+    schedule: Any = step.schedule
+    if getattr(schedule, "measuring", None) is None:
+        return planned, 0.0
+    measured = rows if schedule.validation is None else schedule.validation("validation")
+    held_out = sum(min(schedule.held_out, count) for count in Counter(measured[schedule.by]).values())
+    if measured is rows and not any(map(step.settings.get, ("budget", "tokens", "steps"))):
+        planned *= max(0.0, 1 - held_out / len(rows))  # An epoch lacks the rows that are set aside.
+    each = per_unit * held_out
+    batch, skills = int(step.settings.get("batch_size", 64)) * per_unit, len(set(rows[schedule.by]))
+    runs = {"alone": skills, "pairs": skills * (skills + 1) // 2}.get(schedule.learn, 0)
+    short, before = runs * schedule.learn_steps * batch, (runs + (schedule.learn == "alone")) * each
+    unit = Budget.parse(step.settings["budget"]).unit if step.settings.get("budget") else ""
+    if unit == "examples":
+        planned = max(0.0, planned - short)
+    elif unit:
+        weight = 1.0 if unit == "tokens" else FORWARD
+        planned = max(0.0, planned - short - weight * before) / (1 + weight * each / schedule.measuring / batch)
+    return planned + short, before + each * math.ceil(planned / batch / schedule.measuring)
 
 
 def _rollouts(step: TrainStep, generation: Generation) -> StepForecast:
@@ -143,15 +175,17 @@ def _measuring(recipe: Recipe, generation: Generation) -> list[StepForecast]:
         measured = [inner for task in step.tasks for inner in getattr(task, "tasks", (task,))]
         parts_of = [generation.of((_examples(t) or 0) * count, getattr(t, "max_new_tokens", 0)) for t in measured]
         seconds, tokens = (sum(values) for values in zip(*parts_of))
-        found.append(
-            StepForecast(step.name, seconds, tokens, f"{count} stages" if tokens else f"{count} stages, nothing written")
-        )
+        writes = any(getattr(task, "max_new_tokens", 0) for task in measured)
+        said = "" if tokens else ", not forecast: no prompts to try the model on" if writes else ", nothing written"
+        found.append(StepForecast(step.name, seconds, tokens, f"{count} stages{said}"))
     return found
 
 
 def _examples(task: Any) -> int | None:
     limit = getattr(task, "limit", None)
     rows = getattr(getattr(task, "data", None), "rows", None)
+    if rows is None and (source := source_of(task)) is not None:
+        rows = len(source(task.split))
     return min(v for v in (limit, rows) if v) if limit or rows else None
 
 

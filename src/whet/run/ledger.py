@@ -3,133 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, DateTime, Engine, ForeignKey, Text, TypeDecorator, create_engine, event, select
+from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload, selectinload
 
 from whet.errors import StoreError, unknown
+from whet.run.ledger_tables import Base, ComparisonRecord, Forgotten, Membership, RaceRecord, Result, Run, StepRecord
 
 log = logging.getLogger(__name__)
 
-Row = TypeVar("Row")
-AnyResult = TypeVar("AnyResult", bound="Result")
+Row = TypeVar("Row", Run, ComparisonRecord, RaceRecord)
+AnyResult = TypeVar("AnyResult", bound=Result)
 
-
-class Document(TypeDecorator[dict[str, Any]]):
-    """A mapping as JSON text: unlike a database's own JSON type it keeps NaN and any text that a model wrote."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Any) -> str:
-        return json.dumps(value, default=str)
-
-    def process_result_value(self, value: Any, dialect: Any) -> Any:
-        return json.loads(value)
-
-
-class Moment(TypeDecorator[dt.datetime]):
-    """A point in time, given and returned in UTC whatever the database keeps."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
-        return value and value.astimezone(dt.UTC)
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Any) -> dt.datetime | None:
-        if value is None:
-            return None
-        return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
-
-
-class Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: Document, dt.datetime: Moment}
-
-
-class Run(Base):
-    """One run of a recipe: what was asked for, on what, and how it ended (``running``, ``done``, ``failed``, ``stopped``, ``interrupted``)."""
-
-    __tablename__ = "runs"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    recipe: Mapped[str]
-    document: Mapped[dict[str, Any]]
-    seed: Mapped[int] = mapped_column(BigInteger)
-    status: Mapped[str]
-    started: Mapped[dt.datetime]
-    finished: Mapped[dt.datetime | None]
-    versions: Mapped[dict[str, Any]]
-    machine: Mapped[dict[str, Any]]
-    steps: Mapped[list[StepRecord]] = relationship(
-        back_populates="run", order_by="StepRecord.position", cascade="all, delete-orphan"
-    )
-
-
-class StepRecord(Base):
-    """One step of a run. ``why`` says why it ran or was reused; ``identity`` finds its artifact."""
-
-    __tablename__ = "steps"
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
-    position: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    section: Mapped[str]
-    identity: Mapped[str]
-    status: Mapped[str]
-    why: Mapped[str]
-    inputs: Mapped[dict[str, Any]]
-    settings: Mapped[dict[str, Any]]
-    receipt: Mapped[dict[str, Any]]
-    cost: Mapped[dict[str, Any]]
-    run: Mapped[Run] = relationship(back_populates="steps")
-
-
-class Result(Base):
-    """What is carried out by several runs: the file that asked for it, how it ended (as a run does), and then its summary as
-    ``result`` (before the end: empty; of one that failed: ``error``).
-    """
-
-    __abstract__ = True
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    status: Mapped[str]
-    started: Mapped[dt.datetime]
-    finished: Mapped[dt.datetime | None]
-    document: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any]]
-
-
-class ComparisonRecord(Result):
-    """One comparison; ``result``: see ``whet.run.compare.summary``. Its runs are runs like any."""
-
-    __tablename__ = "comparisons"
-
-
-class RaceRecord(Result):
-    """One race; ``result``: see ``whet.run.race.page.summary``. Its comparisons are comparisons like any."""
-
-    __tablename__ = "races"
-
-
-class Forgotten(Base):
-    """A run whose artifacts need not be kept; its record stays."""
-
-    __tablename__ = "forgotten"
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
-    moment: Mapped[dt.datetime]
+_WITH_STEPS = selectinload(Run.steps)
 
 
 class Ledger:
@@ -186,10 +81,32 @@ class Ledger:
     def runs(self) -> list[Run]:
         """All runs, newest first, with their steps."""
         with self.session() as session:
-            found = list(session.scalars(select(Run).order_by(Run.started.desc())))
-            for run in found:
-                _ = run.steps
-            return found
+            return list(session.scalars(select(Run).options(_WITH_STEPS).order_by(Run.started.desc())))
+
+    def ids(self) -> set[str]:
+        """Ids of all runs, comparisons and races."""
+        with self.session() as session:
+            return {identity for kind in (Run, ComparisonRecord, RaceRecord) for identity in session.scalars(select(kind.id))}
+
+    def unfinished(self) -> list[Run | Result]:
+        """The runs (without their steps), comparisons and races that are ``running`` as far as the ledger knows."""
+        found: list[Run | Result] = []
+        with self.session() as session:
+            for table in (Run, ComparisonRecord, RaceRecord):
+                found += session.scalars(select(table).where(table.status == "running"))
+        return found
+
+    def last_made(self, recipe: str, name: str) -> StepRecord | None:
+        """The step of this name that the newest run of a recipe has finished, with its run; ``None`` if there is none."""
+        query = (
+            select(StepRecord)
+            .join(StepRecord.run)
+            .options(joinedload(StepRecord.run))
+            .where(Run.recipe == recipe, StepRecord.name == name, StepRecord.status.in_(("done", "reused")))
+            .order_by(Run.started.desc())
+        )
+        with self.session() as session:
+            return session.scalars(query.limit(1)).first()
 
     def comparisons(self) -> list[ComparisonRecord]:
         """All comparisons, newest first."""
@@ -202,6 +119,11 @@ class Ledger:
     def _all(self, kind: type[AnyResult]) -> list[AnyResult]:
         with self.session() as session:
             return list(session.scalars(select(kind).order_by(kind.started.desc())))
+
+    def parts(self, whole: str) -> set[str]:
+        """Ids of the runs and comparisons that a comparison or race has begun."""
+        with self.session() as session:
+            return set(session.scalars(select(Membership.part).where(Membership.whole == whole)))
 
     def made_on(self, identities: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Identity -> the machine of the run that made the step, not of those that reused it; of steps that the ledger knows."""
@@ -237,7 +159,7 @@ class Ledger:
         Raises:
             StoreError: no such run, or several.
         """
-        return _found("run", reference, {r.id: r for r in self.runs()}, lambda r: r.recipe)
+        return self._find(Run, Run.recipe, "run", reference)
 
     def comparison(self, reference: str) -> ComparisonRecord:
         """A comparison by its id, an unambiguous beginning of it, its name (the newest), or ``last``.
@@ -245,7 +167,7 @@ class Ledger:
         Raises:
             StoreError: no such comparison, or several.
         """
-        return _found("comparison", reference, {c.id: c for c in self.comparisons()}, lambda c: c.name)
+        return self._find(ComparisonRecord, ComparisonRecord.name, "comparison", reference)
 
     def race(self, reference: str) -> RaceRecord:
         """A race by its id, an unambiguous beginning of it, its name (the newest), or ``last``.
@@ -253,22 +175,33 @@ class Ledger:
         Raises:
             StoreError: no such race, or several.
         """
-        return _found("race", reference, {r.id: r for r in self.races()}, lambda r: r.name)
+        return self._find(RaceRecord, RaceRecord.name, "race", reference)
+
+    def _find(self, table: type[Row], name: InstrumentedAttribute[str], kind: str, reference: str) -> Row:
+        # The rows themselves hold receipts and curves: of all but the one that is meant, names are enough.
+        with self.session() as session:
+            names = dict(session.execute(select(table.id, name).order_by(table.started.desc())).tuples().all())
+            return session.get_one(table, _meant(kind, reference, names), options=[_WITH_STEPS] if table is Run else [])
 
 
-def _found(kind: str, reference: str, by_id: Mapping[str, Row], name: Callable[[Row], str]) -> Row:
-    """What a user's reference means among rows that are in the order newest first."""
-    if reference == "last" and by_id:
-        return next(iter(by_id.values()))
-    named = [row for row in by_id.values() if name(row) == reference]
-    if reference in by_id or named:
-        return by_id[reference] if reference in by_id else named[0]
-    started = [identity for identity in by_id if identity.startswith(reference)]
+def _meant(kind: str, reference: str, names: Mapping[str, str]) -> str:
+    """The id that a user's reference means, of ids with their names in the order newest first.
+
+    Raises:
+        StoreError: none, or several.
+    """
+    if reference == "last" and names:
+        return next(iter(names))
+    if reference in names:
+        return reference
+    if (named := next((identity for identity, name in names.items() if name == reference), None)) is not None:
+        return named
+    started = [identity for identity in names if identity.startswith(reference)]
     if len(started) == 1:
-        return by_id[started[0]]
+        return started[0]
     if started:
         raise StoreError(f"{reference!r} begins several {kind}s: {', '.join(started)}")
-    raise StoreError(unknown(kind, reference, list(by_id)[:20]))
+    raise StoreError(unknown(kind, reference, list(names)[:20]))
 
 
 @contextmanager

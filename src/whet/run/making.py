@@ -65,13 +65,16 @@ def _train_briefly(model: Model, rows: Any, settings: Mapping[str, Any], seed: i
 
 
 def _empty_cells(data: Dataset) -> dict[str, int]:
-    """How many cells of each text column are null or blank, for the columns that have any."""
-    counts = {
-        name: sum(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in data[name])
-        for name in data.column_names
-        if name in TEXT_COLUMNS
-    }
+    """How many cells of each text column are null or blank, or chats with such a reply, for the columns that have any."""
+    counts = {name: sum(map(_is_empty, data[name])) for name in data.column_names if name in (*TEXT_COLUMNS, "messages")}
     return {name: count for name, count in counts.items() if count}
+
+
+def _is_empty(cell: Any) -> bool:
+    if isinstance(cell, (list, tuple)):
+        replies = [m for m in cell if isinstance(m, Mapping) and m.get("role", m.get("from")) in ("assistant", "gpt")]
+        return any(_is_empty(m.get("content", m.get("value"))) and not m.get("tool_calls") for m in replies)
+    return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
 def train_model(

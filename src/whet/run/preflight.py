@@ -17,14 +17,12 @@ from whet.errors import DataError, RecipeError, WhetError
 from whet.model import Model, checked_template
 from whet.recipe import Recipe, objectives, rollout_settings
 from whet.recipe_steps import TrainStep
+from whet.run.seen import RowsOf, source_of
 
 TRIED = 32
 """Rows that are tried of each step, and again as many of those with empty cells."""
 SCORED = 2
 """Rows whose reference completion the reward is tried on."""
-
-RowsOf = Callable[[str], Any]
-"""The name of a data step -> its rows, ``None`` if they do not exist yet."""
 
 
 def preflight(recipe: Recipe, model: Model, rows_of: RowsOf) -> None:
@@ -33,7 +31,7 @@ def preflight(recipe: Recipe, model: Model, rows_of: RowsOf) -> None:
     Args:
         recipe: what will run.
         model: its starting model; only the tokenizer, the configuration and the shapes are used.
-        rows_of: see :data:`RowsOf`.
+        rows_of: see :data:`whet.run.seen.RowsOf`.
 
     Raises:
         RecipeError, DataError, ModelError: names the step, and the row or setting.
@@ -173,7 +171,7 @@ def _task(task: Any, model: Model) -> None:
         prompt_ids({"prompt": "?"}, model.tokenizer)
     if hasattr(task, "lengths"):
         task.lengths(model)
-    source = _source(task)
+    source = source_of(task)
     if source is None:
         return
     rows = source(task.split)
@@ -190,14 +188,6 @@ def _task(task: Any, model: Model) -> None:
                 text_cell(rows[number], getattr(task, "column", "prompt"))
     if hasattr(task, "reward"):
         _scored(parts.build("reward", task.reward, "reward"), rows)
-
-
-def _source(task: Any) -> Any:
-    """The source of a task that reads files; ``None`` for rows that are made and cannot be wrong."""
-    if hasattr(task, "path"):
-        return parts.build("source", {"name": parts.effective(task)["name"], "path": str(task.path)})
-    source = parts.build("source", task.data, "data") if getattr(task, "data", None) is not None else None
-    return source if hasattr(source, "path") else None
 
 
 def _sample(rows: Any) -> list[int]:

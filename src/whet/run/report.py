@@ -6,12 +6,16 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from whet.errors import RecipeError
 from whet.run import figures
 from whet.run.comparisons import COMPARISONS, RESULTS, Comparison, read_comparisons
+from whet.run.manifest import MANIFEST
 from whet.run.plain import as_yaml
 from whet.run.show import number, receipt_lines
+from whet.run.steps import MODEL
 
 if TYPE_CHECKING:
     import jinja2
@@ -33,7 +37,8 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
     """
     steps = sorted(run.steps, key=lambda s: s.position)
     sizes = {s.name: model_mib(folders[s.name]) for s in steps if s.section in ("base", "train", "edit", "quantize")}
-    blocks = [b for s in steps if s.section == "measure" for b in _blocks(folders[s.name], sizes)]
+    measured = [s for s in steps if s.section == "measure"]
+    blocks = [b for s in measured for b in _blocks(folders[s.name], sizes, s.receipt.get("not_held_out", {}))]
     seconds = sum(float(s.cost.get("seconds", 0)) for s in steps)
     page = (
         environment()
@@ -58,10 +63,29 @@ def write_report(run: Run, folders: Mapping[str, Path], folder: Path) -> Path:
     return aside.replace(folder / "report.html")
 
 
+def check_out(out: str | Path | None) -> None:
+    """Makes the folder that will get copies, if one was asked for.
+
+    Raises:
+        RecipeError: nothing can be written there.
+    """
+    if out is None:
+        return
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RecipeError(f"--out {out}: nothing can be written there: {error}; name another folder") from error
+
+
 def copy_out(page: Path, folders: Mapping[str, Path], out: Path) -> Path:
     """Copies a page with what lies beside it, and further folders under their names, into a folder; the page's path there."""
     out.mkdir(parents=True, exist_ok=True)
     for name, folder in folders.items():
+        if (out / name / MANIFEST).is_file() and (folder / MODEL).is_dir():
+            # An export of before: weights of another format would stay beside the new ones.
+            shutil.rmtree(out / name / MODEL, ignore_errors=True)
         shutil.copytree(folder, out / name, dirs_exist_ok=True)
     for file in filter(Path.is_file, page.parent.iterdir()):
         shutil.copy(file, out / file.name)
@@ -81,7 +105,7 @@ def model_mib(folder: Path) -> float:
     return sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 2**20
 
 
-def _blocks(folder: Path, sizes: Mapping[str, float]) -> list[dict[str, Any]]:
+def _blocks(folder: Path, sizes: Mapping[str, float], seen: Mapping[str, str]) -> list[dict[str, Any]]:
     from whet.measure.results import read_result
 
     listing = json.loads((folder / RESULTS).read_text())
@@ -90,12 +114,12 @@ def _blocks(folder: Path, sizes: Mapping[str, float]) -> list[dict[str, Any]]:
     for task in dict.fromkeys(entry["task"] for entry in listing):
         results = {e["stage"]: read_result(folder / e["file"]) for e in listing if e["task"] == task}
         known = {**{e["stage"]: e["mib"] for e in listing}, **sizes}
-        blocks.append(_block(task, results, [c for c in comparisons if c.task == task], known))
+        blocks.append(_block(task, results, [c for c in comparisons if c.task == task], known, seen.get(task, "")))
     return blocks
 
 
 def _block(
-    task: str, results: Mapping[str, TaskResult], comparisons: Sequence[Comparison], sizes: Mapping[str, float]
+    task: str, results: Mapping[str, TaskResult], comparisons: Sequence[Comparison], sizes: Mapping[str, float], seen: str
 ) -> dict[str, Any]:
     from whet.measure.estimates import is_better_high
 
@@ -105,7 +129,8 @@ def _block(
     n = len(first.outcomes)
     return {
         "title": f"{task}: {first.metric.replace('_', ' ')} of every stage",
-        "caption": f"{n} held-out examples, the same for every stage. Whiskers are 95% intervals over examples, for these "
+        "warning": seen,
+        "caption": f"{n} {'examples' if seen else 'held-out examples'}, the same for every stage. Whiskers are 95% intervals over examples, for these "
         "checkpoints only; lines lead to the stage that each is compared with. Bars are the weights on disk. "
         f"{'Higher' if is_better_high(first.metric) else 'Lower'} is better.",
         "figure": figures.stages(points, [sizes.get(s, 0.0) for s in results], first.metric.replace("_", " ")),

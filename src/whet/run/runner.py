@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -18,19 +17,19 @@ from whet.recipe import Recipe, needs_no_model, read
 from whet.recipe_steps import BASE, Step
 from whet.run import identity as ids
 from whet.run.alive import alive, settle
-from whet.run.artifact import RECEIPT, make_artifact
+from whet.run.artifact import make_artifact
 from whet.run.bundled import find_recipe
 from whet.run.cluster import check_reach, open_pool
-from whet.run.diff import why
-from whet.run.ledger import Ledger, Run, StepRecord, in_passing
+from whet.run.ledger import Ledger, Membership, Run, StepRecord, in_passing
 from whet.run.machine import machine, versions
 from whet.run.models import outline
 from whet.run.preflight import preflight
 from whet.run.ranks import dismiss_others, train_along
-from whet.run.report import copy_out, write_report
-from whet.run.show import receipt_lines
+from whet.run.report import check_out, copy_out, write_report
+from whet.run.run_steps import RunSteps
+from whet.run.seen import seen_notes
 from whet.run.side_by_side import StepJob, Work, side_by_side
-from whet.run.steps import Inputs
+from whet.run.steps import MODEL, Inputs
 from whet.run.store import Store
 from whet.train.distributed import world
 from whet.workers import Local, Pool
@@ -52,7 +51,14 @@ class RunResult:
 
     def closing(self) -> str:
         """What is printed when a run ends."""
-        return f"\nrun {self.run.id} done\nreport: {self.report}\nwhet show {self.run.id}"
+        made = [f"{name}: {folder}" for name, folder in self.exports().items()]
+        return "\n".join(["", f"run {self.run.id} done", f"report: {self.report}", *made, f"whet show {self.run.id}"])
+
+    def exports(self) -> dict[str, Path]:
+        """Export step -> the folder that other software loads: beside the report if it was copied there."""
+        made = {s.name: self.folders[s.name] for s in self.run.steps if s.section == "export"}
+        copied = {name: self.report.parent / name for name in made if (self.report.parent / name).is_dir()}
+        return {name: folder / MODEL for name, folder in (made | copied).items()}
 
 
 def run_recipe(
@@ -63,6 +69,7 @@ def run_recipe(
     out: str | Path | None = None,
     quiet: bool = False,
     on: str | None = None,
+    part_of: str = "",
 ) -> RunResult:
     """Runs a recipe; finished steps are reused, a stopped run goes on where it was.
 
@@ -75,6 +82,7 @@ def run_recipe(
         out: a folder that also gets the report and the exports.
         quiet: print nothing.
         on: where steps are carried out: an address as :func:`whet.run.cluster.open_pool` takes it; default here.
+        part_of: id of the comparison or race that it is carried out for.
 
     Raises:
         RecipeError: the recipe cannot be carried out; raised before anything runs.
@@ -92,9 +100,10 @@ def run_recipe(
         if ranks.rank:
             run, report, folders = train_along(recipe, ranks)
             return RunResult(ledger.run(run), report, folders)
+        check_out(out)
         with closing(open_pool(on)) as pool:
             check_reach(pool, store)
-            result = _Runner(recipe, store, ledger, say, pool).run(Path(out) if out else None)
+            result = _Runner(recipe, store, ledger, say, pool, part_of).run(Path(out) if out else None)
         dismiss_others(ranks, result.run.id, result.report, result.folders)
         return result
 
@@ -102,11 +111,10 @@ def run_recipe(
 class _Runner:
     """One run in progress."""
 
-    def __init__(self, recipe: Recipe, store: Store, ledger: Ledger, say: Callable[[str], None], pool: Pool) -> None:
+    def __init__(
+        self, recipe: Recipe, store: Store, ledger: Ledger, say: Callable[[str], None], pool: Pool, part_of: str = ""
+    ) -> None:
         self.recipe, self.store, self.ledger, self.say, self.pool = recipe, store, ledger, say, pool
-        self.records: dict[str, StepRecord] = {}
-        self.identities: dict[str, str] = {}
-        self.folders: dict[str, Path] = {}
         now = dt.datetime.now(dt.UTC)
         self.run_record = Run(
             id=f"{recipe.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
@@ -120,13 +128,15 @@ class _Runner:
             machine=machine(),
             steps=[],
         )
+        self.steps = RunSteps(recipe, self.run_record, store, ledger, pool, say)
+        self.membership = [Membership(part=self.run_record.id, whole=part_of)] if part_of else []
 
     def run(self, out: Path | None) -> RunResult:
         self.store.prepare()
         settle(self.store, self.ledger)
         identity = self.run_record.id
         with alive(self.store, identity):
-            self.ledger.save(self.run_record)
+            self.ledger.save(self.run_record, *self.membership)
             self.say(f"run {identity}")
             try:
                 self._base()
@@ -139,7 +149,7 @@ class _Runner:
                     self.ledger.finish(identity, status)
                 raise
             self.ledger.finish(identity, "done")
-        return RunResult(self.ledger.run(identity), report, self.folders)
+        return RunResult(self.ledger.run(identity), report, self.steps.folders)
 
     def _report(self, out: Path | None) -> Path:
         """Writes the report before the run counts as done: what is done has one.
@@ -150,8 +160,8 @@ class _Runner:
         record = self.ledger.run(self.run_record.id)
         record.status = "done"
         try:
-            report = write_report(record, self.folders, self.store.scratch / "runs" / record.id)
-            exports = {step.name: self.folders[step.name] for step in self.recipe.section("export")}
+            report = write_report(record, self.steps.folders, self.store.scratch / "runs" / record.id)
+            exports = {step.name: self.steps.folders[step.name] for step in self.recipe.section("export")}
             return report if out is None else copy_out(report, exports, out)
         except OSError as error:
             raise StoreError(
@@ -163,7 +173,7 @@ class _Runner:
         """The recipe's own model: made from scratch as a step of its own, else identified by its weights."""
         if isinstance(self.recipe.model, str):
             resolve(self.recipe.model)
-            self.folders[BASE] = Path(self.recipe.model)
+            self.steps.folders[BASE] = Path(self.recipe.model)
             return
         if self.recipe.tokenizer_data:
             name = self.recipe.tokenizer_data
@@ -176,19 +186,15 @@ class _Runner:
             for section, step in self.recipe.steps:
                 if section == "data" and needs_no_model(self.recipe, step.name):
                     self._step(section, step)
-        inputs = Inputs(self.recipe, self.folders)
+        inputs = Inputs(self.recipe, self.steps.folders)
         if any(section != "data" for section, _ in self.recipe.steps):
-            preflight(
-                self.recipe,
-                outline(inputs.model_folder(BASE)),
-                lambda name: inputs.dataset(name) if name in self.folders else None,
-            )
 
-    def _identity(self, name: str) -> str:
-        """Of a step before, or of a model that no step made."""
-        if name not in self.identities:
-            self.identities[name] = ids.model_identity(Inputs(self.recipe, self.folders).model(name))
-        return self.identities[name]
+            def rows_of(name: str) -> Any:
+                return inputs.dataset(name) if name in self.steps.folders else None
+
+            preflight(self.recipe, outline(inputs.model_folder(BASE)), rows_of)
+            for note in seen_notes(self.recipe, rows_of):
+                self.say(f"\nnote: {note}")
 
     def _steps(self) -> None:
         if isinstance(self.pool, Local):
@@ -198,14 +204,14 @@ class _Runner:
             side_by_side(self.recipe, self.pool, Work(self._job, self._here, self._settle))
 
     def _step(self, section: str, step: Step | Any, name: str | None = None) -> None:
-        record = self._begin(section, step, name or step.name)
+        record = self.steps.begin(section, step, name or step.name)
         if record is not None:
-            self._finish(record, self._carry_out(section, step, record))
+            self.steps.finish(record, self._carry_out(section, step, record))
 
     def _job(self, entry: tuple[str, Step]) -> StepJob | None:
         """Begins a step; what a worker needs to carry it out, if there is something to do."""
         section, step = entry
-        record = self._begin(section, step, step.name)
+        record = self.steps.begin(section, step, step.name)
         if record is None:
             return None
         return StepJob(
@@ -213,8 +219,7 @@ class _Runner:
             section=section,
             name=step.name,
             identity=record.identity,
-            # The recipe's own model, where it is a name or a folder, is found by the recipe.
-            inputs={name: self.identities[name] for name, path in self.folders.items() if path.name == self.identities.get(name)},
+            inputs=self.steps.made(),
             stages=ids.stages(self.recipe, step) if section == "measure" else (),
             store=self.store.address if self.store.remote else str(self.store.scratch.absolute()),
             nested=self.pool.nested,
@@ -223,82 +228,22 @@ class _Runner:
 
     def _here(self, entry: tuple[str, Step]) -> None:
         section, step = entry
-        record = self.records[step.name]
-        self._finish(record, self._carry_out(section, step, record))
+        record = self.steps.records[step.name]
+        self.steps.finish(record, self._carry_out(section, step, record))
 
     def _settle(self, entry: tuple[str, Step], outcome: bool | BaseException) -> None:
         """Records what became of a step on a worker."""
-        record = self.records[entry[1].name]
+        record = self.steps.records[entry[1].name]
         if isinstance(outcome, BaseException):
-            self._record_failure(record, outcome)
+            self.steps.fail(record, outcome)
         else:
-            self._finish(record, outcome)
-
-    def _begin(self, section: str, step: Step | Any, name: str) -> StepRecord | None:
-        """Identifies a step and looks for its artifact; its record, or ``None`` if it is there already."""
-        if name in self.folders and name in self.identities:
-            return None
-        settings = ids.effective_settings(section, step) if section != "base" else ids.plain(step)
-        inputs = ids.inputs(self.recipe, section, step, self._identity) | ids.fingerprints(step)
-        code = ids.code_hash(section, step)
-        identity = ids.identity(section, settings, inputs, self.recipe.seed, code)
-        record = StepRecord(
-            run_id=self.run_record.id,
-            position=[BASE, *(s.name for _, s in self.recipe.steps)].index(name) - 1,
-            name=name,
-            section=section,
-            identity=identity,
-            status="running",
-            why="",
-            inputs={**inputs, "code": code},
-            settings=settings,
-            receipt={},
-            cost={},
-        )
-        self.records[name] = record
-        # The record comes first: an artifact that a record names is not collected.
-        self.ledger.save(record)
-        reused = self.store.claim(identity)
-        record.status = "reused" if reused else "running"
-        again = "inputs, settings, code and seed are those of a finished step"
-        record.why = again if reused else why(self.ledger.runs(), self.run_record, record)
-        self.say(f"\n[{section}] {name}: {'reused' if reused else record.why}")
-        self.ledger.save(record)
-        if reused:
-            self._finish(record, made=False)
-            return None
-        return record
-
-    def _finish(self, record: StepRecord, made: bool) -> None:
-        """Takes a step's artifact in use and records what it says."""
-        if not made and record.status != "reused":
-            record.why = "another run made it while this one waited"
-        self.identities[record.name] = record.identity
-        self.folders[record.name] = self.store.get(record.identity)
-        saved = json.loads((self.folders[record.name] / RECEIPT).read_text())
-        lost = [why for why in self.pool.tally.lost if why.startswith(f"step {record.name}:")]
-        record.receipt, record.cost = saved["receipt"], {**saved["cost"], **({"workers_lost": lost} if lost else {})}
-        record.status = "done" if made else "reused"
-        self.ledger.save(record)
-        self._say_receipt(record, together=made and not isinstance(self.pool, Local))
+            self.steps.finish(record, outcome)
 
     def _carry_out(self, section: str, step: Any, record: StepRecord) -> bool:
         """Makes the step's artifact; ``False`` if another run, which was at it already, made it."""
-        inputs = Inputs(self.recipe, self.folders, ids.stages(self.recipe, step) if section == "measure" else ())
+        inputs = Inputs(self.recipe, self.steps.folders, ids.stages(self.recipe, step) if section == "measure" else ())
         try:
             return make_artifact(self.store, record.identity, section, step, inputs, record.name)
         except BaseException as error:
-            self._record_failure(record, error)
+            self.steps.fail(record, error)
             raise
-
-    def _record_failure(self, record: StepRecord, error: BaseException) -> None:
-        record.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        record.receipt = {"error": f"{type(error).__name__}: {error}"}
-        with in_passing():
-            self.ledger.save(record)
-
-    def _say_receipt(self, record: StepRecord, together: bool) -> None:
-        lines = [f"  {line}" for line in receipt_lines(record.receipt, record.cost)]
-        # Steps that run side by side end in any order, far from the line that announced them.
-        for line in [f"\n[{record.section}] {record.name}: {record.status}", *lines] if together else lines:
-            self.say(line)

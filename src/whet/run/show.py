@@ -69,7 +69,9 @@ def show_all() -> tuple[list[dict[str, Any]], str]:
     raced = ledger.races()
     data += [{"race": r.id, "name": r.name, "status": r.status, "started": r.started} for r in raced]
     if raced:
-        rows = (f"{r.id}  {len(r.result['scores']):>3} algorithms  {r.started:%Y-%m-%d %H:%M}" for r in raced)
+        rows = (
+            f"{r.id}  {r.status:<11} {len(r.result.get('scores', {})):>3} algorithms  {r.started:%Y-%m-%d %H:%M}" for r in raced
+        )
         text = "\n".join([text, "", "races", *rows])
     return data, text or "no runs yet; try: whet run quickstart"
 
@@ -112,8 +114,16 @@ def show_race(reference: str) -> tuple[dict[str, Any], str]:
     """One race with its times and scores, as data and as text."""
     from whet.run.race.page import lines
 
-    result = _settled().race(reference).result
-    return result, "\n".join([*lines(result), f"page: {result['page']}"])
+    ledger, store = _settled(), Store.open()
+    record = ledger.race(reference)
+    result, about = record.result, note(store, record)
+    data = {"race": record.id, "status": record.status, "note": about, **result}
+    if "scores" in result:
+        return data, "\n".join([*lines(result), f"page: {result['page']}"])
+    head = f"{record.id}  {record.status}" + (f" ({about})" if about else "")
+    own = ledger.parts(record.id)
+    begun = [f"  {c.id}  {c.status}" for c in reversed(ledger.comparisons()) if c.id in own]
+    return data, "\n".join([head, *([result["error"]] if "error" in result else []), *begun])
 
 
 def show_run(reference: str) -> tuple[dict[str, Any], str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ from whet import parts
 from whet.errors import RecipeError
 from whet.model import Model
 from whet.recipe import Recipe
-from whet.recipe_steps import BASE, MODEL_SECTIONS, DataStep, EditStep, ExportStep, MeasureStep, QuantizeStep, TrainStep
+from whet.recipe_steps import BASE, DataStep, EditStep, ExportStep, MeasureStep, QuantizeStep, TrainStep
 from whet.run.comparisons import compare_stages, measure_stages
 from whet.run.making import Receipt, make_data, quantize_model, reading, train_model
 from whet.run.models import open_model, save_model
+from whet.run.seen import seen_in_training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,11 +60,7 @@ class Inputs:
 
 def carry_out(section: str, step: Any, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
     """Carries one step out into an empty folder and returns its receipt; ``cost`` in it holds tokens and FLOPs."""
-    if section in MODEL_SECTIONS and section != "edit":
-        return _model_step(section, step, inputs, folder, checkpoint)
-    if section in ("data", "measure"):
-        return (_data_step if section == "data" else _measure_step)(step, inputs, folder, checkpoint)
-    return (_edit_step if section == "edit" else _export_step)(step, inputs, folder)
+    return _SECTIONS[section](step, inputs, folder, checkpoint)
 
 
 def make_base(recipe: Recipe, inputs: Inputs, folder: Path) -> Receipt:
@@ -93,28 +91,39 @@ def _data_step(step: DataStep, inputs: Inputs, folder: Path, checkpoint: Path) -
     return receipt
 
 
-def _model_step(section: str, step: Any, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
-    model = inputs.model(step.model)
-    rows = inputs.dataset(step.data) if step.data else None
-    if section == "train":
-        reference = inputs.model(step.reference) if step.reference else None
-        made, receipt = train_model(step, model, rows, inputs.recipe.seed, checkpoint, reference)
-        if "adapter_folder" in receipt:
-            shutil.copytree(receipt["adapter_folder"], folder / ADAPTER)
-            receipt["adapter_folder"] = ADAPTER
-    else:
-        made, receipt = quantize_model(step, model, rows, inputs.recipe.seed, checkpoint, in_place=True)
-    lineage = {"section": section, "recipe": inputs.recipe.name, "receipt": {k: v for k, v in receipt.items() if k != "curve"}}
-    save_model(made.with_lineage(lineage, step.name, [model]), folder / MODEL)
+def _train_step(step: TrainStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
+    model, rows = inputs.model(step.model), inputs.dataset(step.data)
+    reference = inputs.model(step.reference) if step.reference else None
+    made, receipt = train_model(step, model, rows, inputs.recipe.seed, checkpoint, reference)
+    if "adapter_folder" in receipt:
+        shutil.copytree(receipt["adapter_folder"], folder / ADAPTER)
+        receipt["adapter_folder"] = ADAPTER
+    _save("train", step.name, inputs, folder, model, made, receipt)
     return receipt
 
 
-def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
+def _quantize_step(step: QuantizeStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
+    model = inputs.model(step.model)
+    rows = inputs.dataset(step.data) if step.data else None
+    made, receipt = quantize_model(step, model, rows, inputs.recipe.seed, checkpoint, in_place=True)
+    _save("quantize", step.name, inputs, folder, model, made, receipt)
+    return receipt
+
+
+def _save(section: str, name: str, inputs: Inputs, folder: Path, parent: Model, made: Model, receipt: Receipt) -> None:
+    """Writes a step's model; its lineage holds the receipt without the curve, which is long and lies beside it anyway."""
+    kept = {k: v for k, v in receipt.items() if k != "curve"}
+    lineage = {"section": section, "recipe": inputs.recipe.name, "receipt": kept}
+    save_model(made.with_lineage(lineage, name, [parent]), folder / MODEL)
+
+
+def _edit_step(step: EditStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
     from whet.edit.run import run_edit
     from whet.measure.estimates import is_better_high
+    from whet.quantize.packed import is_packed
 
     for name in step.models:
-        if inputs.model(name).quantized:
+        if is_packed(inputs.model_folder(name)):
             raise RecipeError(
                 f"edit step {step.name!r}: stage {name!r} is quantized; merge the unquantized stages, then quantize"
             )
@@ -130,14 +139,9 @@ def _edit_step(step: EditStep, inputs: Inputs, folder: Path) -> Receipt:
             value = result.estimates[result.metric].value
             return value if is_better_high(result.metric) else -value
 
-    with _stage_folders(inputs, step.models, folder) as named:
-        _, receipt = run_edit(
-            named,
-            step.method,
-            output=folder / MODEL,
-            base=inputs.model_folder(step.base),
-            scorer=scorer,
-        )
+    with _stage_folders(inputs, step.models, folder / "inputs") as named:
+        base = inputs.model_folder(step.base)
+        _, receipt = run_edit(named, step.method, output=folder / MODEL, base=base, scorer=scorer)
     return {**receipt, "cost": {"tokens": int(cost["tokens"]), "flops": cost["flops"]}} if step.score is not None else receipt
 
 
@@ -148,25 +152,21 @@ def _tokens(result: TaskResult) -> int:
     return int(sum(outcome.scores.get("tokens", 0.0) for outcome in result.outcomes))
 
 
-class _stage_folders:
+@contextmanager
+def _stage_folders(inputs: Inputs, stages: Sequence[str], links: Path) -> Iterator[list[Path | str]]:
     """Links to the stages' model folders under the stages' names, so that receipts and formulas speak of stages."""
-
-    def __init__(self, inputs: Inputs, stages: Sequence[str], folder: Path) -> None:
-        self._inputs, self._stages, self._links = inputs, stages, folder / "inputs"
-
-    def __enter__(self) -> list[Path | str]:
-        self._links.mkdir()
+    links.mkdir()
+    try:
         found: list[Path | str] = []
-        for stage in self._stages:
-            target = self._inputs.model_folder(stage)
+        for stage in stages:
+            target = inputs.model_folder(stage)
             if isinstance(target, Path):
-                (self._links / stage).symlink_to(target.resolve())
-                target = self._links / stage
+                (links / stage).symlink_to(target.resolve())
+                target = links / stage
             found.append(target)
-        return found
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._links)
+        yield found
+    finally:
+        shutil.rmtree(links)
 
 
 def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
@@ -184,7 +184,9 @@ def _measure_step(step: MeasureStep, inputs: Inputs, folder: Path, checkpoint: P
     }
     judged = ((task, r.model, r.receipt.get("calibration")) for task, rs in results.items() for r in rs)
     calibrated = {f"{model}, {task}": found["says"] for task, model, found in judged if found}
+    seen = seen_in_training(inputs.recipe, step, lambda name: inputs.dataset(name) if name in inputs.folders else None)
     return {
+        **({"not_held_out": seen} if seen else {}),
         **scores,
         **({"too_long": too_long} if too_long else {}),
         **({"calibration": calibrated} if calibrated else {}),
@@ -205,16 +207,26 @@ def parents(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _export_step(step: ExportStep, inputs: Inputs, folder: Path) -> Receipt:
+def _export_step(step: ExportStep, inputs: Inputs, folder: Path, checkpoint: Path) -> Receipt:
     receipt = step.to(inputs.model(step.model), folder / MODEL)
     return dict(receipt)
+
+
+_SECTIONS: dict[str, Callable[[Any, Inputs, Path, Path], Receipt]] = {
+    "data": _data_step,
+    "train": _train_step,
+    "edit": _edit_step,
+    "quantize": _quantize_step,
+    "measure": _measure_step,
+    "export": _export_step,
+}
 
 
 def export_folder(model: Path | str, to: str, out: str | Path) -> Receipt:
     """Exports a model folder; the command ``whet export``. ``to`` is a format's name, or a mapping in YAML with its settings.
 
     Raises:
-        RecipeError: unknown format, or one that cannot say what the model holds.
+        RecipeError: unknown format, or one that cannot say what the model holds, or a folder with other weights.
     """
     import yaml
 
@@ -223,4 +235,15 @@ def export_folder(model: Path | str, to: str, out: str | Path) -> Receipt:
     except yaml.YAMLError as error:
         raise RecipeError(f"to: {to!r} is neither a format nor a mapping such as '{{name: packed}}': {error}") from error
     inner = Path(model) / MODEL
-    return dict(part(open_model(inner if inner.is_dir() else model), Path(out)))
+    return dict(part(open_model(inner if inner.is_dir() else model), without_weights(Path(out))))
+
+
+def without_weights(out: Path) -> Path:
+    """The folder that an export may be written to.
+
+    Raises:
+        RecipeError: it holds weights, which beside the new ones would leave to chance what a reader loads.
+    """
+    if found := sorted(path.name for path in out.glob("*.safetensors")):
+        raise RecipeError(f"{out}: this folder holds weights already ({found[0]}); remove them, or name another folder")
+    return out

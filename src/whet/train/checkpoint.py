@@ -142,6 +142,7 @@ def latest(folder: Path) -> Checkpoint | None:
         ranks = document.get("ranks", 1)
         weights, tensors, _ = (Shards(newest, kind, ranks) for kind in ("weights", "optimizer", "random"))
     except Exception as error:
+        # What a damaged file raises in JSON and safetensors has no common class.
         raise StoreError(
             f"checkpoint {newest} cannot be read ({error}); delete this folder to go on from the one before"
         ) from error

@@ -107,6 +107,7 @@ class World:
         try:
             action()
         except Exception as error:
+            # Whatever it is, the others wait for this rank's word.
             trouble = f"{type(error).__name__}: {error}"
         for number, text in enumerate(self.gather(trouble)):
             if text is not None:

@@ -20,7 +20,8 @@ from whet.model import Model
 from whet.train.mixed import MixedExamples, Units
 from whet.train.provider import FixedExamples
 from whet.train.reference import reference_reader, with_reference_logps
-from whet.train.rollouts import RolloutProvider, RolloutSettings
+from whet.train.rollout_settings import RolloutSettings
+from whet.train.rollouts import RolloutProvider
 from whet.train.settings import TrainSettings
 from whet.train.skills_graph import Fit, learn_graph
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from whet.data.example import Example
 from whet.data.packing import count, pack
+from whet.generate.evaluation import without_dropout
 from whet.train.objective import Objective
 from whet.train.policy import HFPolicy
 from whet.train.token_values import reader
@@ -47,7 +47,7 @@ def check_packing(model: Model, examples: Sequence[Example]) -> dict[str, Any]:
     policy = HFPolicy(model.network)
     packed = reader(policy.logps, width=width, share=policy.shares_packs, device=policy.device)
     alone = reader(policy.logps, micro_tokens=1, share=False, device=policy.device)
-    with _evaluating(model.network):
+    with without_dropout(model.network):
         together, apart = packed(examples), alone(examples)
     policy.forget()
     worst = max(abs(a - b) for left, right in zip(together, apart) for a, b in zip(left, right))
@@ -68,7 +68,7 @@ def check_ratio(model: Model, samples: Sequence[tuple[Sequence[int], Sequence[in
         Example([*prompt, *ids], [False] * len(prompt) + [True] * len(ids), unit=i) for i, (prompt, ids, _) in enumerate(samples)
     ]
     policy = HFPolicy(model.network)
-    with _evaluating(model.network):
+    with without_dropout(model.network):
         rows = reader(policy.logps, share=policy.shares_packs, device=policy.device)(examples)
     pairs = [(new, old) for (_, ids, logps), row in zip(samples, rows) for new, old in zip(row[len(row) - len(ids) :], logps)]
     ratios = [math.exp(new - old) for new, old in pairs]
@@ -92,7 +92,7 @@ def _gradient(
         steps=steps,
         device=policy.device,
     )
-    with _evaluating(model.network):
+    with without_dropout(model.network):
         for batch in batches:
             part = objective(policy, batch).total
             part.backward()
@@ -101,17 +101,6 @@ def _gradient(
     gradient = {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}
     model.network.zero_grad(set_to_none=True)
     return loss, gradient, len(batches)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Without dropout, which would differ from forward to forward."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
 
 
 def _relative(a: float, b: float) -> float:

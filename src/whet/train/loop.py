@@ -149,7 +149,7 @@ def train_step(training: Training) -> StepLog:
     Raises:
         WhetError: the loss or the gradient is not finite; the weights are still those before the step.
     """
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), time.process_time()
     settings, policy, meter = training.settings, training.policy, training.meter
     given = training.provider.examples(training.step, training.current())
     examples = sieve(given, training.limit, "error" if settings.overlong == "error" else "drop", training.dropped)
@@ -157,6 +157,7 @@ def train_step(training: Training) -> StepLog:
     at, of = training.length.position(training.step)
     lr = settings.lr * factor(settings.lr_schedule, at, of, settings.warmup, settings.lr_final)
     if not examples:
+        meter.processor += time.process_time() - computed
         return _empty_step(training, lr, time.perf_counter() - started)
     training.empty = 0
     loss, terms = _backward(training, examples)
@@ -167,6 +168,7 @@ def train_step(training: Training) -> StepLog:
     meter.tokens += (tokens := sum(map(len, examples)))
     meter.trained_tokens += (trained := sum(e.trained_tokens for e in examples))
     meter.clipped_steps += bool(settings.clip and norm > settings.clip)
+    meter.processor += time.process_time() - computed
     meter.seconds += (seconds := time.perf_counter() - started)
     return StepLog(training.step, training.length.steps, loss, terms, norm, lr, tokens, trained, seconds)
 

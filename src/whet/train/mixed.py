@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class MixedExamples:
         self.measured: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self._drawn = dict.fromkeys(units, 0)
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
         self._read: Reader | None = None
         self._ask(0)
 
@@ -137,14 +139,19 @@ class MixedExamples:
         self._drawn, self.measured_tokens = dict(history["drawn"]), history["tokens"]
 
     def _data(self) -> dict[str, Any]:
-        held: list[Sequence[Example]] = [[example] for examples in self.held_out.values() for example in examples]
         return {
-            "fingerprint": fingerprint([*(unit for own in self.units.values() for unit in own), *held]),
+            "fingerprint": self._fingerprint,
             "skills": {skill: len(own) for skill, own in self.units.items()},
             "schedule": parts.effective(self.schedule),
             "seed": self.seed,
             "batch_size": self.batch_size,
         }
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Every checkpoint holds it, and it reads every token.
+        held: list[Sequence[Example]] = [[example] for examples in self.held_out.values() for example in examples]
+        return fingerprint([*(unit for own in self.units.values() for unit in own), *held])
 
     def _measure(self, step: int) -> None:
         if self._read is None:
@@ -169,6 +176,11 @@ class MixedExamples:
         """The next units of a skill."""
         own, first = self.units[skill], self._drawn[skill]
         self._drawn[skill] += count
-        passes = [divmod(number, len(own)) for number in range(first, first + count)]
-        orders = {epoch: permutation(len(own), epoch, self.seed) for epoch in {epoch for epoch, _ in passes}}
-        return [own[int(orders[epoch][place])] for epoch, place in passes]
+        places = (divmod(number, len(own)) for number in range(first, first + count))
+        return [own[int(self._order(skill, epoch)[place])] for epoch, place in places]
+
+    def _order(self, skill: str, epoch: int) -> np.ndarray:
+        """In which a skill's units come in an epoch; kept, since many steps draw from one."""
+        if skill not in self._orders or self._orders[skill][0] != epoch:
+            self._orders[skill] = epoch, permutation(len(self.units[skill]), epoch, self.seed)
+        return self._orders[skill][1]

@@ -50,8 +50,8 @@ class Policy(Protocol):
     def logps(self, batch: Batch) -> Tensor:
         """Log-probability of each label, float32 [N, S], 0 where nothing is trained; repeated calls share one forward."""
 
-    def logps_and_entropy(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same and the entropy of the next-token distribution (nats), both float32 [N, S]."""
+    def logps_and_entropy(self, batch: Batch, entropy_gradient: bool = True) -> tuple[Tensor, Tensor]:
+        """The same and the entropy of the next-token distribution (nats), both float32 [N, S]; say if you only read the entropy."""
 
     def per_token(self, batch: Batch, function: Callable[..., Tensor], references: Sequence[str] = ()) -> Tensor:
         """``function(logits, labels, *reference logits)`` of the M trained tokens, by pieces: logits float32 [m, V], labels [m],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,9 +100,13 @@ class HFPolicy:
         targets = batch.labels[batch.mask]
         return _spread(batch, self._per_target(batch, targets, _logps))
 
-    def logps_and_entropy(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and the entropy of the next-token distribution in nats; both float32 [N, S], 0 where nothing is trained."""
-        both = self._per_target(batch, batch.labels[batch.mask], _logps_and_entropy)
+    def logps_and_entropy(self, batch: Batch, entropy_gradient: bool = True) -> tuple[Tensor, Tensor]:
+        """The same, and the entropy of the next-token distribution in nats; both float32 [N, S], 0 where nothing is trained.
+
+        ``entropy_gradient``: whether the entropy is differentiable; without, the backward pass over the logits is half the work.
+        """
+        function = partial(_logps_and_entropy, entropy_gradient=entropy_gradient)
+        both = self._per_target(batch, batch.labels[batch.mask], function)
         return _spread(batch, both[:, 0]), _spread(batch, both[:, 1])
 
     def per_token(self, batch: Batch, function: Callable[..., Tensor], references: Sequence[str] = ()) -> Tensor:
@@ -205,7 +210,8 @@ def _logps(logits: Tensor, targets: Tensor) -> Tensor:
     return -functional.cross_entropy(logits, targets, reduction="none")
 
 
-def _logps_and_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def _logps_and_entropy(logits: Tensor, targets: Tensor, entropy_gradient: bool) -> Tensor:
     all_logps = functional.log_softmax(logits, dim=-1)
-    entropy = -(all_logps.exp() * all_logps).sum(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy = -(all_logps.exp() * all_logps).sum(-1)
     return torch.stack([all_logps.gather(-1, targets[:, None]).squeeze(-1), entropy], dim=-1)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from whet.generate.cache import takes_full_mask
+from whet.generate.evaluation import evaluation
 
 
 def inner(network: Any) -> Any:
     """The ``transformers`` module itself, out of a PEFT wrapper whose layers were replaced in place."""
     return network.get_base_model() if hasattr(network, "peft_config") else network
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(was_training)
 
 
 def backbone_and_head(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
@@ -47,7 +35,7 @@ def backbone_and_head(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
 
     handle = backbone.register_forward_hook(enlarge)
     try:
-        with _evaluating(network):
+        with evaluation(network):
             logits = network(input_ids=_tokens(network, 1, 6), use_cache=False).logits
             same = len(kept) == 1 and torch.allclose(head(kept[0]).float(), logits.float(), rtol=1e-5, atol=1e-3)
     finally:
@@ -64,7 +52,7 @@ def keeps_rows_apart(network: nn.Module) -> bool:
     rows = _tokens(network, 2, 5)
     other = torch.cat([rows[1, :5], rows[1, :5]]).view(2, 5)
     positions = torch.arange(5, device=rows.device).repeat(2)[None]
-    with _evaluating(network):
+    with evaluation(network):
         packed, changed = (
             network(input_ids=ids.reshape(1, 10), position_ids=positions, use_cache=False).logits[0, 5:].float()
             for ids in (rows, other)
@@ -84,7 +72,7 @@ def shares_stems(network: nn.Module) -> bool:
     positions = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4, 5]], device=ids.device)
     row = torch.tensor([[-1, -1, -1, 0, 0, 0, 1, 1, 1]], device=ids.device)
     dtype = next(network.parameters()).dtype
-    with _evaluating(network):
+    with evaluation(network):
         mask = tree_mask(row, torch.zeros_like(row), dtype)
         shared = network(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[0, 6:].float()
         alone = network(input_ids=torch.cat([stem, ends[1]])[None], use_cache=False).logits[0, 3:].float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 class Provider(Protocol):
     """Gives the examples of each optimizer step, and can save and restore what that depends on.
 
-    A provider may also have ``steps_for(epochs, tokens) -> int``, a ``receipt`` (a mapping or a dataclass), and
-    ``reads_model(step) -> bool``: whether that step looks at the model's weights. If several processes train, gathering them
-    is spared where it does not.
+    A provider may also have, each optional:
+
+    * ``steps_for(epochs, tokens) -> int``: how many steps that is.
+    * ``receipt``: what it did, as a mapping or a dataclass.
+    * ``reads_model(step) -> bool``: whether that step looks at the model's weights. If several processes train, gathering
+      them is spared where it does not.
+    * ``bind(old_values, old_logps)`` and ``bind_reader(read)``: given the functions that read numbers off the policy, see
+      :mod:`whet.train.token_values`.
+    * ``sampled_tokens``: what sampling has read and written, and ``measured_tokens``: what the policy itself has read between
+      steps; both count against a budget.
     """
 
     def examples(self, step: int, model: Model) -> list[Example]: ...
@@ -81,7 +89,10 @@ class FixedExamples:
         while step >= self._end(epoch):
             epoch += 1
         first = self._ends[epoch - 1] if epoch else 0
-        return np.array_split(self._epoch(epoch), self._ends[epoch] - first)[step - first].tolist()
+        order, part = self._epoch(epoch), step - first
+        size, longer = divmod(len(order), self._ends[epoch] - first)
+        start = part * size + min(part, longer)
+        return order[start : start + size + (part < longer)].tolist()
 
     def steps_for(self, *, epochs: float | None = None, tokens: int | None = None) -> int:
         """Steps that pass ``epochs`` times over the units, or the fewest that read at least ``tokens`` input tokens."""
@@ -99,7 +110,7 @@ class FixedExamples:
     def state(self) -> dict[str, Any]:
         """What the order depends on, so that a changed data set is noticed."""
         return {
-            "fingerprint": fingerprint(self.units),
+            "fingerprint": self._fingerprint,
             "units": len(self.units),
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -112,6 +123,11 @@ class FixedExamples:
             RecipeError: units, seed or batch size are others.
         """
         refuse_other_data(state, self.state())
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Every checkpoint holds it, and it reads every token.
+        return fingerprint(self.units)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:

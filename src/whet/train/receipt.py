@@ -36,7 +36,9 @@ class StepLog:
 
 @dataclass
 class Meter:
-    """Counts over a run; saved in its checkpoints. ``seconds`` and counts go on where a stopped run left them."""
+    """Counts over a run; saved in its checkpoints, so that a stopped run's go on where it left them. ``seconds`` passed in the
+    steps, ``processor`` seconds were computed in them, of all cores and (saved) of all ranks; measuring is in neither.
+    """
 
     steps: int = 0
     empty_steps: int = 0
@@ -50,6 +52,7 @@ class Meter:
     micro_batches: int = 0
     clipped_steps: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
     forward: int = 0
     backward: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -116,7 +119,7 @@ def receipt_of(training: Training, attention: str) -> dict[str, Any]:
     network, meter, work = training.policy.network, training.meter, training.work()
     weights, trained = sum(p.numel() for p in network.parameters()), sum(p.numel() for _, p in training.parameters)
     others = training.reference_cost()
-    counted = {k: v for k, v in asdict(meter).items() if k not in ("curve", "validation", "forward", "backward")}
+    counted = {k: v for k, v in asdict(meter).items() if k not in ("curve", "validation", "forward", "backward", "processor")}
     receipt = {
         **counted,
         "padding_share": 1 - (meter.tokens - meter.shared_tokens) / max(1, meter.positions),
@@ -138,6 +141,7 @@ def receipt_of(training: Training, attention: str) -> dict[str, Any]:
             "tokens": meter.tokens + int(others["tokens"]),
             "flops": flops(weights, trained, work, training.settings.gradient_checkpointing) + others["flops"],
             "seconds": meter.seconds,
+            "processor": training.processor(),
             "peak_memory_bytes": peak_memory(training.policy.device),
         },
         "curve": meter.curve,

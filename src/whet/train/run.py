@@ -126,4 +126,5 @@ def _whole_cost(receipt: Mapping[str, Any], weights: int, feed: Feed) -> dict[st
         "flops": float(cost["flops"]) + 2.0 * weights * read + before.get("flops", 0.0),
         "examples": int(receipt["rows"]) + int(before.get("examples", 0)),
         "seconds_training": round(float(cost["seconds"]) + before.get("seconds", 0.0), 2),
+        "processor_training": round(float(cost["processor"]) + before.get("processor", 0.0), 2),
     }

@@ -13,6 +13,7 @@ from whet import parts
 from whet.budget import Budget
 from whet.errors import RecipeError
 from whet.generate.divergence import refuse_other_vocabulary
+from whet.generate.evaluation import without_dropout
 from whet.model import Model
 from whet.train.combine import WeightedSum, combine
 from whet.train.distributed import World, world
@@ -184,10 +185,8 @@ def _without_dropout(policy: HFPolicy, read: Callable[[Any], Any]) -> Callable[[
     """Reads in evaluation mode."""
 
     def reading(examples: Any) -> Any:
-        was_training = policy.network.training
-        policy.network.eval()
-        numbers = read(examples)
-        policy.network.train(was_training)
+        with without_dropout(policy.network):
+            numbers = read(examples)
         policy.forget()
         return numbers
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from whet.budget import UNITS
 from whet.data.example import Example
 from whet.data.order import permutation
 from whet.errors import RecipeError
@@ -131,7 +132,7 @@ class _Runs:
     seed: int
     batch_size: int
     losses: dict[tuple[str, ...], dict[str, float]] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("tokens", "flops", "examples", "seconds"), 0.0))
+    cost: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*UNITS, "processor"), 0.0))
 
     def losses_after(self, trained: tuple[str, ...]) -> Mapping[str, float]:
         if trained not in self.losses:
@@ -151,7 +152,9 @@ class _Runs:
             FixedExamples(numbered, permutation, seed=self.seed, batch_size=self.batch_size), self.steps, progress=False
         )
         cost = result.receipt["cost"]
-        self._count(tokens=cost["tokens"], flops=cost["flops"], seconds=cost["seconds"], examples=float(result.receipt["rows"]))
+        self._count(
+            **{unit: cost[unit] for unit in ("tokens", "flops", "seconds", "processor")}, examples=float(result.receipt["rows"])
+        )
         return result.model
 
     def _count(self, **amounts: float) -> None:

@@ -89,6 +89,10 @@ class Training:
         done = self.world.sum({"forward": self.policy.work.forward, "backward": self.policy.work.backward})
         return Work(int(done["forward"]), int(done["backward"]))
 
+    def processor(self) -> float:
+        """Seconds of processor time, of all cores on all ranks, that the steps took."""
+        return sum(self.world.gather(self.meter.processor))
+
     def where(self) -> str:
         """For messages: the step, and how to go on."""
         again = "run the same command again, with any number of processes: "
@@ -96,7 +100,7 @@ class Training:
         return f"at {self.length.text(self.step + 1)}; {again}"
 
     def spent(self) -> dict[str, float]:
-        """What the run has taken so far, in every unit of a budget."""
+        """What the run has taken so far, in every unit of a budget, and in ``processor`` seconds."""
         weights = sum(p.numel() for p in self.policy.network.parameters())
         trained = sum(p.numel() for _, p in self.parameters)
         sampled = int(getattr(self.provider, "sampled_tokens", 0))
@@ -110,6 +114,7 @@ class Training:
             + 2.0 * weights * sampled
             + others["flops"],
             "seconds": self.world.gather(self.meter.seconds)[0],
+            "processor": self.processor(),
         }
         return {unit: float(amount) + self.already.get(unit, 0.0) for unit, amount in own.items()}
 
@@ -153,7 +158,7 @@ class Training:
             "identity": self.identity,
             "provider": self.provider.state(),
             "objective": self.objective.state_dict() if hasattr(self.objective, "state_dict") else {},
-            "meter": asdict(self.meter),
+            "meter": {**asdict(self.meter), "processor": self.processor()},
             "dropped": asdict(self.dropped),
             "empty": self.empty,
             "spent": [self.length.spent, self.length.last],
@@ -176,6 +181,8 @@ class Training:
         self.meter, self.dropped = Meter(**saved.state["meter"]), Dropped(**saved.state["dropped"])
         if self.world.rank == 0:
             self.policy.work.forward, self.policy.work.backward = self.meter.forward, self.meter.backward
+        else:
+            self.meter.processor = 0.0
         self.step = self.resumed_at = self.saved_at = saved.step
         self.empty = saved.state["empty"]
         self.length.spent, self.length.last = saved.state.get("spent", (0.0, 0.0))

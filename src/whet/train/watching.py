@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from whet.generate.evaluation import without_dropout
 from whet.train.training import Training
 
 Task = Callable[[Any], Any]
@@ -32,11 +34,7 @@ def watcher(task: Task, times: int) -> Callable[[Training], None]:
 
 
 def _measure(task: Task, training: Training) -> dict[str, list[float]]:
-    from dataclasses import replace
-
     network: Any = training.network()
-    was_training = network.training
-    with torch.random.fork_rng():
-        result = task(replace(training.model, network=network.eval(), quantized={}))
-    network.train(was_training)
+    with torch.random.fork_rng(), without_dropout(network):
+        result = task(replace(training.model, network=network, quantized={}))
     return {name: [e.value, e.low, e.high] for name, e in result.estimates.items() if "[" not in name}

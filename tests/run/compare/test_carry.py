@@ -382,3 +382,70 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     data = json.loads(capsys.readouterr().out)
     assert list(data["variants"]) == ["lr=0.001", "lr=0.0001"] and list(data["by_seed"]["answers"]["lr=0.001"]) == ["3", "5"]
     assert main(["show", data["id"]]) == 0 and "against lr=0.001" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "compare.seeds: expected how many"),
+        (["--seeds", "2", "--alpha", "0"], "alpha"),
+        (["--seeds", "2", "--trials", "0"], "trials"),
+        (["--vary", "train.0.lr=3e-3,4e-3"], "--vary train.0.lr: is given twice"),
+        (["--tune", "lr=1e-4..1e-2", "--tune", "lr=1e-3..1e-2"], "--tune lr: is given twice"),
+    ],
+)
+def test_what_is_written_on_the_command_line_is_never_passed_over(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(recipe()))
+    assert main(["compare", str(file), "--vary", "train.0.lr=1e-3,1e-4", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [",", "", "a"])
+def test_seeds_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "demo", "--seeds", text])
+    assert "expected how many, such as 5, or which ones" in capsys.readouterr().err
+
+
+def test_the_pages_command_repeats_it_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import html
+    import shlex
+
+    here, elsewhere = tmp_path / "it's here", tmp_path / "elsewhere"
+    here.mkdir(), elsewhere.mkdir()
+    rows = [{"prompt": f"{n} + 1?", "completion": str(n + 1), "answer": str(n + 1)} for n in range(40)]
+    (here / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(here)
+    data = [recipe()["data"][0], {"name": "chats", "source": {"name": "file", "path": "sums.jsonl"}}]
+    first = compare_and_show(recipe(data=data), say=lambda _: None, vary={"train.0.lr": [1e-3, 1e-2]}, seeds=1, out=elsewhere)
+    monkeypatch.chdir(elsewhere)
+    written = html.unescape(first.page.read_text().partition("<h2>Reproduce</h2>\n<pre>")[2].partition("</pre>")[0])
+    word, folder, *rest = shlex.split(written)
+    assert (word, rest[:3]) == ("cd", ["&&", "whet", "compare"])
+    monkeypatch.chdir(folder)
+    again = compare_and_show(rest[3], say=lambda _: None)
+    assert again.data()["by_seed"] == first.data()["by_seed"]
+
+
+def test_variants_that_made_one_and_the_same_model_are_noted() -> None:
+    same = {"short": {"train.0.optimizer": "adamw"}, "long": {"train.0.optimizer": {"name": "adamw", "eps": 1e-8}}}
+    comparison = compared(recipe(), variants={**same, "other": {"train.0.lr": 1e-2}}, seeds=1)
+    assert comparison.notes == [
+        "short and long made the same model at every seed: what is written differently in them changed nothing."
+    ]
+
+
+def test_what_comes_after_the_watched_step_is_not_part_of_the_time_to_target() -> None:
+    train = [{**recipe()["train"][0], "validations": 2, "validate": {"name": "replies", "data": TASK["data"]}}]
+    quantize = [{"name": "small", "bits": 4, "group_size": 16, "data": "text", "rows": 8}]
+    asked: dict[str, Any] = {"vary": {"train.0.lr": [1e-3, 1e-2]}, "seeds": 1, "target": "perplexity=1e9"}
+    reached = [
+        [(r.cost, r.budget) for t in compared(recipe(train=train, quantize=q), **asked).targets for r in t.first_reached]
+        for q in ([], quantize)
+    ]
+    assert reached[0][0][0] == reached[1][0][0] < reached[0][0][1] < reached[1][0][1]

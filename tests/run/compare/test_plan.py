@@ -103,7 +103,17 @@ def test_values_on_the_command_line_are_yaml():
             {"vary": {"train.0.objective": ["sft", "masked-thought"]}, "tune": {"lr": "1e-4..1e-2"}},
             "measure step named 'validation'",
         ),
+        (
+            {"vary": {"train.0.objective": ["sft", "masked-thought"]}, "tune": {"lrr": "1e-4..1e-2"}},
+            "variant 'sft': train.1.lrr: unknown field .* did you mean 'lr'",
+        ),
         ({"vary": {"train.0.lr": [1, 2]}, "target": "accuracy"}, "write metric=value"),
+        ({"vary": {"train.0.lr": [1, 2]}, "target": "accuracy=nan"}, "write metric=value"),
+        ({"vary": {"train.0.lr": [1, 2]}, "tasks": ["nanoword"]}, "tasks: unknown task 'nanoword'"),
+        ({"vary": {"train.0.lr": [1, 2], "train.first.lr": [3, 4]}}, r"train.first.lr is set twice \(as train.0.lr too\)"),
+        ({"vary": {"seed": [1, 2]}}, "are the same recipe.*for more seeds there is 'seeds'"),
+        ({"variants": {"a": {}, "b": {"train.0.lr": 1e-3}}}, "'a' and 'b' are the same recipe"),
+        ({"variants": {"a": {}, "b": {"train.1.lr": 1e-2}}, "stage": "first"}, "'a' and 'b' are the same recipe"),
         ({"vary": {"train.0.lr": [1, 2]}, "sedes": 3}, "did you mean 'seeds'"),
         ({"vary": {"train.0.lr": [1, 2]}, "budget_step": "third", "budget": "1M tokens"}, "train step of all variants"),
     ],
@@ -111,6 +121,22 @@ def test_values_on_the_command_line_are_yaml():
 def test_what_cannot_be_done_is_said_before_anything_runs(asked, message):
     with pytest.raises(RecipeError, match=message):
         make_plan(recipe(), **asked)
+
+
+def test_a_field_that_varies_is_not_tuned_too():
+    measured = [*MEASURE, {**MEASURE[0], "name": "validation"}]
+    with pytest.raises(RecipeError, match=r"train.second.lr is set twice \(as train.1.lr too\)"):
+        make_plan(recipe(measure=measured), vary={"train.1.lr": [1e-3, 1e-2]}, tune={"lr": "1e-4..1e-2"})
+
+
+def test_variants_that_differ_in_what_measures_them_only_are_two():
+    plan = make_plan(recipe(), vary={"measure.0.tasks.0.data.rows": [20, 30]})
+    assert len(plan.variants) == 2
+
+
+def test_a_field_of_the_section_can_be_overridden():
+    asked = {"vary": {"train.0.lr": [1e-3, 1e-4]}, "seeds": 9}
+    assert make_plan(recipe(compare=asked), ["compare.seeds=2"]).seeds == (0, 1)
 
 
 def test_nothing_measured_is_nothing_to_compare():

@@ -1,16 +1,22 @@
 """The judge against known truths: simulated comparisons without any training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from whet.errors import DataError
+from whet.errors import DataError, RecipeError
+from whet.measure.compare import compare
 from whet.measure.outcome import Estimate, Outcome, TaskResult
+from whet.measure.statistics import crossed_t
+from whet.run.compare.headline import headline
 from whet.run.compare.jobs import Done, Job
 from whet.run.compare.spending import Spending, StepCost, matched, spending, step_cost
+from whet.run.compare.stopping import interim_level, lost
 from whet.run.compare.target import time_to_target
-from whet.run.compare.verdicts import judge, pairs
+from whet.run.compare.verdicts import judge, pairs, variant_estimate
 
 
 def result(scores, model="m", task="t"):
@@ -76,13 +82,163 @@ def test_no_winner_is_named_where_the_budget_was_not_kept():
 
 
 def test_equal_results_are_the_same_and_near_misses_stay_open():
-    scores = [1, 0] * 100
+    scores = [1, 0] * 200
     same = {"t": {"a": {0: result(scores), 1: result(scores)}, "b": {0: result(scores), 1: result(scores)}}}
     assert judge(same)[0].kind == "same"
     few = {"t": {"a": {0: result([1, 0, 1, 0])}, "b": {0: result([1, 1, 1, 0])}}}
     verdict = judge(few)[0]
     assert verdict.kind == "open" and "would have been seen with 80% power" in verdict.sentence()
     assert "these checkpoints only" in verdict.sentence()
+
+
+def test_an_interval_that_the_correction_takes_back_is_said_to_be_of_its_pair_alone():
+    rng = np.random.default_rng(7)
+    items = rng.random(200) < 0.5
+    scores = {name: {s: result(items ^ (rng.random(200) < 0.1)) for s in range(3)} for name in "abc"}
+    scores["d"] = {s: result((items ^ (rng.random(200) < 0.1)) | (rng.random(200) < 0.07)) for s in range(3)}
+    verdicts = judge({"t": scores})
+    taken_back = [v for v in verdicts if v.low * v.high > 0 and v.kind == "open"]
+    assert taken_back and all(("of this pair alone" in v.sentence()) == (v in taken_back) for v in verdicts)
+
+
+def test_eight_equal_items_show_nothing():
+    scores = [1, 0] * 4
+    one, three = (judge({"t": {name: {s: result(scores) for s in range(n)} for name in "ab"}})[0] for n in (1, 3))
+    assert (one.kind, three.kind) == ("open", "open") and one.high > 0.2 and three.high > 0.3
+    assert one.detectable > 0.7 and "could have shown none, however large" in three.sentence() and "inf" not in three.sentence()
+    assert headline([three]) == "No difference was seen; of some pairs none could have been, with 80% power."
+
+
+def step_down(p):
+    """Holm's correction, written out."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    found = [0.0] * len(p)
+    for rank, i in enumerate(order):
+        found[i] = max([min(1.0, p[i] * (len(p) - rank)), *(found[j] for j in order[:rank])])
+    return found
+
+
+def test_every_number_of_the_judge_by_hand():
+    rng = np.random.default_rng(8)
+    weights, documents = rng.integers(1, 9, 30).astype(float), [str(i // 2) for i in range(30)]
+    scores = {name: 2 + shift + rng.normal(0, 0.3, (3, 30)) for name, shift in (("a", 0.0), ("b", 0.02), ("c", 0.3))}
+
+    def measured(row):
+        outcomes = [
+            Outcome(str(i), float(s), weight=w, labels={"document": d})
+            for i, (s, w, d) in enumerate(zip(row, weights, documents))
+        ]
+        return TaskResult("t", "m", "nll", outcomes, {}, {})
+
+    others = [0.001, 0.4]
+    found = judge(
+        {"t": {name: {s: measured(row) for s, row in enumerate(rows)} for name, rows in scores.items()}},
+        margin=0.2,
+        corrected_with=others,
+    )
+    scaled = {name: rows * weights / weights.mean() for name, rows in scores.items()}
+    tests = [crossed_t(scaled[v.second], scaled[v.first], documents) for v in found]
+    assert [(v.first, v.second) for v in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [v.effect for v in found] == pytest.approx(
+        [np.average(scores[v.second] - scores[v.first], axis=1, weights=weights).mean() for v in found]
+    )
+    assert [v.raw_p for v in found] == pytest.approx([t.test.p for t in tests])
+    assert [v.p for v in found] == pytest.approx(step_down([t.test.p for t in tests] + others)[:3])
+    assert [v.equal_p for v in found] == pytest.approx(step_down([t.lies_within(0.2) for t in tests]))
+    assert [v.detectable for v in found] == pytest.approx([t.detectable(alpha=0.05 / 5) for t in tests])
+    assert {v.comparisons for v in found} == {5} and all("15 items" in v.note for v in found)
+
+
+def test_a_single_seed_by_hand():
+    a, b = result([1] * 50 + [0] * 50), result([1] * 58 + [0] * 42)
+    verdict = judge({"t": {"a": {0: a}, "b": {0: b}}}, margin=0.3, corrected_with=[0.5] * 4)[0]
+    one = compare(a, b, margin=0.3)
+    assert verdict.raw_p == one.test.p == pytest.approx(2 * 0.5**8) and verdict.p == pytest.approx(5 * one.test.p)
+    assert (
+        verdict.equal_p == one.equivalence.p < 0.05
+        and verdict.detectable == compare(a, b, alpha=0.01).detectable > one.detectable
+    )
+
+
+def test_chance_is_the_tasks_own():
+    rng = np.random.default_rng(1)
+    rows = {
+        name: {
+            s: replace(result(rng.random(200) < 0.25), receipt={"baselines": {"random": 0.25, "majority": 0.9}}) for s in range(2)
+        }
+        for name in "ab"
+    }
+    assert judge({"t": rows})[0].kind == "floor"
+    below = {
+        name: {s: replace(r, receipt={"baselines": {"random": 0.5}}) for s, r in by_seed.items()}
+        for name, by_seed in rows.items()
+    }
+    assert judge({"t": below})[0].kind == "open"
+
+
+def test_flips_count_what_most_seeds_saw():
+    a = {s: result([0, 0, 1, 1]) for s in range(3)}
+    b = {s: result([1, s == 0, 0, s > 0]) for s in range(3)}
+    assert judge({"t": {"a": a, "b": b}})[0].flips == {"gained": 1, "lost": 1, "items": 4}
+
+
+def test_a_stopped_variant_is_judged_at_the_level_of_a_look_by_bonferroni():
+    a, b = (
+        {s: result(rng.random(150) < share) for s in range(3)}
+        for rng, share in ((np.random.default_rng(0), 0.5), (np.random.default_rng(1), 0.62))
+    )
+    verdicts = judge({"t": {"a": a, "b": b, "c": b}}, corrected_with=[1.0] * 2, stopped=["b"], interim=0.01)
+    by_pair = {(v.first, v.second): v for v in verdicts}
+    early, late = by_pair["a", "b"], by_pair["a", "c"]
+    assert early.p == pytest.approx(min(1.0, 5 * early.raw_p)) and (early.alpha, late.alpha) == (0.01, 0.05)
+    assert interim_level(0.05, 6) == pytest.approx(0.05 / 2 / 3)
+
+
+def test_a_variant_has_lost_to_the_one_that_is_better():
+    high = [0.8, 0.8, 0.1, 0.1]
+    rows = {
+        name: {s: result(np.random.default_rng([n, s]).random(300) < p) for s in range(3)}
+        for n, (name, p) in enumerate(zip("abcd", high))
+    }
+    found = lost({"t": rows, "u": rows}, 0.01, {}, ["a", "b", "c"])
+    assert set(found) == {"c"} and "lost to" in found["c"] and "after 3 seeds" in found["c"]
+    two = {name: rows[name] for name in "ac"}
+    p = judge({"t": two})[0].raw_p
+    assert lost({"t": two, "u": rows}, 6.9 * p, {}, ["a", "c"]) == {}  # with the six tests of the other task there are seven
+    assert set(lost({"t": two, "u": rows}, 7.1 * p, {}, ["a", "c"])) == {"c"}
+
+
+def test_a_margin_of_zero_is_never_shown():
+    scores = [1, 0] * 200
+    for seeds in (1, 2):
+        assert judge({"t": {name: {s: result(scores) for s in range(seeds)} for name in "ab"}}, margin=0.0)[0].kind == "open"
+
+
+def test_flips_are_turned_where_less_is_better_and_log_perplexity_is_called_so():
+    outcomes = [[Outcome(id=str(i), score=2.0 + gain * (i < 3)) for i in range(9)] for gain in (0.0, 1.0)]
+    a, b = (TaskResult("t", "m", "perplexity", some, {}, {}) for some in outcomes)
+    verdict = judge({"t": {"a": {0: a, 1: a}, "b": {0: b, 1: b}}})[0]
+    assert verdict.flips == {"gained": 0, "lost": 3, "items": 9} and "nats per token, difference" in verdict.sentence()
+
+
+def test_a_variants_interval_at_the_floor_and_over_documents():
+    value, low, high = variant_estimate({s: result([0] * 20) for s in range(3)})
+    assert (value, low) == (0.0, 0.0) and high == pytest.approx(stats.binomtest(0, 20).proportion_ci(method="wilson").high)
+    rows = {s: result(np.repeat(np.random.default_rng(s).random(10) < 0.5, 6)) for s in range(3)}
+    apart = variant_estimate(rows)
+    joined = {
+        s: replace(r, outcomes=[replace(o, labels={"document": str(i // 6)}) for i, o in enumerate(r.outcomes)])
+        for s, r in rows.items()
+    }
+    together = variant_estimate(joined)
+    assert together[0] == pytest.approx(apart[0]) and together[2] - together[1] > 1.5 * (apart[2] - apart[1])
+
+
+def test_scores_under_other_conditions_are_refused_with_a_way_out_that_there_is():
+    a, b = result([1, 0]), replace(result([1, 0]), conditions={"prompt": "q"})
+    with pytest.raises(RecipeError, match="the same measure steps") as refused:
+        judge({"t": {"a": {0: a}, "b": {0: b}}})
+    assert "allow" not in str(refused.value)
 
 
 def test_floor_and_ceiling_are_not_judged():
@@ -152,6 +308,9 @@ def test_time_to_target_and_seeds_that_never_reach_it():
     quick = [watched([(20, 0.5), (40, 0.7)], s) for s in range(6)]
     slow = [watched([(20, 0.1), (40, 0.3), (80, 0.61)], s) for s in range(5)] + [watched([(80, 0.2)], 5)]
     verdict = time_to_target(("accuracy", 0.6), arms(quick=quick, slow=slow), "tokens")[0]
-    assert verdict.ratio == 2.0 and verdict.censored == 1 and verdict.test == "log-rank" and verdict.p < 0.05
+    assert verdict.ratio == 2.0 and verdict.censored == 1 and verdict.p == pytest.approx(2 / 924)
+    assert verdict.test == "log-rank, exact over 924 permutations"
+    three = time_to_target(("accuracy", 0.6), arms(quick=quick[:3], slow=[watched([(80, 0.2)], s) for s in range(3)]), "tokens")
+    assert three[0].p == pytest.approx(0.1)  # 2 of 20 orders; the normal approximation says 0.025
     signs = time_to_target(("accuracy", 0.6), arms(quick=quick[:5], slow=slow[:5]), "tokens")[0]
     assert signs.test == "sign test over 5 seeds" and signs.p == pytest.approx(2 * 0.5**5)

@@ -147,7 +147,7 @@ def seen(document: Mapping[str, Any], identity: str, ledger: Ledger, **fields: A
     import datetime as dt
 
     moment = dt.datetime(2026, 1, len(ledger.comparisons()) + 1, tzinfo=dt.UTC)
-    given = {"status": "done", "result": {"targets": [{}]}, **fields}
+    given = {"status": "done", "result": {"variants": {}}, **fields}
     ledger.save(ComparisonRecord(id=identity, name="x", started=moment, finished=moment, document=dict(document), **given))
 
 

@@ -75,7 +75,7 @@ def course(name: str, studies: Mapping[str, Sequence[float]], variant_of: str = 
     plan = make_plan(document())
     workload = plan.workloads[0]
     changed = type(workload)(**{**vars(workload), "name": name, "variant_of": variant_of})
-    return Course(changed, Target("perplexity", 150.0, {}), f"comparison-{name}", studies, studies)
+    return Course(changed, Target("perplexity", 150.0, {}), f"comparison-{name}", studies, {"processor": studies})
 
 
 def judged(courses: Sequence[Course], **changes: Any) -> tuple[Plan, Standing]:
@@ -94,8 +94,8 @@ def test_a_study_is_as_fast_as_its_best_trial_and_failures_never_get_there() -> 
     studies = {0: [trial(4), trial(2)], 1: [trial(None), trial(None, "NaN")], 2: [trial(None, "NaN")]}
     arm = Arm(Variant("a", {}, {}), studies=studies)
     target = Target("perplexity", 2.0, {})
-    assert study_times(arm, target, (0, 1, 2, 3), "steps") == [2, INF, INF, INF]
-    assert study_times(arm, target, (0,), "tokens") == [20]
+    assert study_times([arm], target, (0, 1, 2, 3), "steps") == [2, INF, INF, INF]
+    assert study_times([arm], target, (0,), "tokens") == [20]
 
 
 def test_misses_stay_in_the_median() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ from datasets import Dataset
 
 import whet
 from whet.cli import main
+from whet.data.messages import prompt_text
 from whet.errors import RecipeError
 from whet.measure.outcome import Estimate, Outcome, TaskResult
 from whet.parts import build, effective
 from whet.recipe import read
 from whet.run.models import open_model
-from whet.run.recover.command import _notes
 from whet.run.recover.figures import Group, _range, drifts, loop
 from whet.run.recover.groups import grouped
+from whet.run.recover.notes import adapter_notes
 from whet.run.recover.page import headline
 from whet.run.recover.plan import Recovery, pool_source, recovery_document, share_of
 from whet.run.recover.proof import STAGES, Capability, prove
@@ -83,7 +85,7 @@ def test_other_selections_take_the_budget():
 
 
 def test_pools_may_be_named_in_several_ways(tmp_path):
-    assert pool_source("rows.jsonl") == {"name": "file", "path": "rows.jsonl", "test": 0.1}
+    assert pool_source("rows.jsonl") == {"name": "file", "path": str(Path("rows.jsonl").absolute()), "test": 0.1}
     assert pool_source("{name: nanoworld, rows: 5}") == {"name": "nanoworld", "rows": 5}
     assert pool_source(str(tmp_path)) == {"name": "file", "path": str(tmp_path)}
     with pytest.raises(RecipeError, match="expected a data file"):
@@ -92,8 +94,8 @@ def test_pools_may_be_named_in_several_ways(tmp_path):
 
 @pytest.mark.parametrize("text", ["0%", "101%", "four", "-1", "%"])
 def test_shares_that_are_none(text):
-    with pytest.raises(RecipeError, match="expected a share such as 4%"):
-        share_of(text)
+    with pytest.raises(RecipeError, match=r"within: expected a share such as 4%.*got '"):
+        share_of(text, "within")
 
 
 def test_figures_escape_what_names_hold():
@@ -157,6 +159,17 @@ def test_examples_are_grouped_by_what_they_say_of_themselves():
     assert {c.name for c in prove(results).capabilities["t"]} == {"all", "x", "y"} and "column topic" in how["t"]
 
 
+def test_chats_are_grouped_by_the_column_that_was_named():
+    rows = [{"messages": [{"role": "user", "content": f"p{i}"}, {"role": "assistant", "content": "c"}]} for i in range(40)]
+    found = {
+        stage: replace(r, outcomes=[replace(o, prompt=prompt_text(row), labels={}) for o, row in zip(r.outcomes, rows)])
+        for stage, r in three(GOOD[-40:], BROKEN[-40:], MENDED[-40:])["t"].items()
+    }
+    held_out = [{**row, "topic": "xy"[i % 2]} for i, row in enumerate(rows)]
+    results, how = grouped({"t": found}, Dataset.from_list(rows), lambda: None, "topic", held_out)
+    assert "column topic" in how["t"] and results["t"]["base"].outcomes[1].labels["group"] == "y"
+
+
 def test_why_examples_are_not_grouped_is_said():
     bare = {
         stage: replace(r, outcomes=[replace(o, labels={}) for o in r.outcomes], estimates={"accuracy": r.estimates["accuracy"]})
@@ -169,8 +182,8 @@ def test_why_examples_are_not_grouped_is_said():
 
 
 def test_an_adapter_that_undoes_the_change_is_told():
-    assert _notes(None, "sparse") == _notes("sparse", "sparse") == _notes("lora", "full") == []
-    assert "fills its zeros again" in _notes("lora", "sparse")[0]
+    assert adapter_notes(None, "sparse") == adapter_notes("sparse", "sparse") == adapter_notes("lora", "full") == []
+    assert "fills its zeros again" in adapter_notes("lora", "sparse")[0]
 
 
 POOL = "{name: nanoworld, rows: 60, seed: 3}"
@@ -223,19 +236,21 @@ def matrices(model):
     return {n: p for n, p in model.network.named_parameters() if "layers" in n and p.dim() == 2}
 
 
-def test_a_pruned_model_is_repaired_and_the_exit_code_says_whether_enough(store, tmp_path, capsys):
+def test_a_pruned_model_is_repaired_and_the_exit_code_says_whether_enough(store, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert main(command("pruned", out, "--by", "skill", "--within", "0.1%")) == 1
     assert "NOT MET: nanoworld: repaired minus reference" in capsys.readouterr().out
     assert main(command("pruned", out, "--by", "skill")) == 0
     page = (out / "recover.html").read_text()
     assert "rows trained on" in page and "One line for each skill" in page and "built-in" not in page
+    assert "left after the repair</th>" in page and "such tests of this page" in page
     written = json.loads((out / "model" / "whet.json").read_text())
     assert written["step"]["receipt"]["adapter"]["name"] == "sparse"
     before, after = map(matrices, before_and_after("pruned", out))
     assert all(torch.equal(before[n] == 0, after[n] == 0) for n in before)
     assert any(not torch.equal(before[n], after[n]) for n in before)
-    assert main(["run", str(out / "recover.yaml")]) == 0
+    monkeypatch.chdir(out)
+    assert main(["run", "recover.yaml"]) == 0
     assert "[train] repaired: reused" in capsys.readouterr().out
 
 

@@ -24,6 +24,7 @@ from annotated_types import Ge
 from whet.data.clusters import MOST_CLUSTERS, spectral_clusters
 from whet.data.context import Context
 from whet.data.drift import prompt_embeddings, replies
+from whet.data.messages import prompt_text
 from whet.data.phrases import key_phrases
 from whet.data.rows import missing_column
 from whet.errors import DataError
@@ -47,17 +48,17 @@ class Drift:
 
     def __call__(self, data: Dataset, context: Context) -> Dataset:
         model, reference = context.need_model("drift"), context.need_reference("drift")
+        if self.by is not None and self.by not in data.column_names:
+            raise DataError(f"drift: by: {missing_column(self.by, data.column_names)}")
         numbers, examples = replies(data, reference)
         found = divergences(model, reference, examples)
         tokens = sum(map(len, examples))
         kept = data.select(numbers)
         if self.by is not None:
-            if self.by not in data.column_names:
-                raise DataError(f"drift: by: {missing_column(self.by, data.column_names)}")
             groups, how = [str(value) for value in kept[self.by]], f"column {self.by}"
         else:
             clusters = spectral_clusters(prompt_embeddings(reference, examples), self.clusters)
-            names = _names(clusters.labels.tolist(), [key_phrases(str(row.get("prompt") or row.get("messages"))) for row in kept])
+            names = _names(clusters.labels.tolist(), [key_phrases(prompt_text(row)) for row in kept])
             groups = [names[label] for label in clusters.labels.tolist()]
             how = f"{clusters.count} clusters of prompt embeddings ({'given' if self.clusters else f'eigengap, at most {MOST_CLUSTERS}'})"
         context.spend((2 if self.by else 3) * tokens, model)
@@ -101,7 +102,7 @@ def _table(groups: Sequence[str], found: Sequence[Divergence], data: Dataset) ->
                 "drift": float(np.mean([found[i].jsd for i in members])),
                 "kl": float(np.mean([found[i].kl for i in members])),
                 "agreement": float(np.mean([found[i].agreement for i in members])),
-                "examples": [str(data[i].get("prompt") or data[i].get("messages"))[:160] for i in worst],
+                "examples": [prompt_text(data[i])[:160] for i in worst],
             }
         )
     return sorted(table, key=lambda line: -line["drift"])

@@ -7,7 +7,8 @@ embeddings; or by a column); group c gets the budget
 
 and within a group rows come by efficiency, ``JSD / ln((|prompt| + |reply|)^2)`` with lengths in tokens. Going down that order, a row
 is refused if two of its key phrases are both known from chosen rows but never stood together in one (it may contradict
-them); the phrases of an accepted row become connected. What a group cannot use goes to the others.
+them); the phrases of an accepted row become connected. What a group cannot use goes to the others. Copies of a row come after
+all other rows of its group, so that a budget is not spent on one text many times.
 
 Embeddings are the reference model's mean last hidden states (the paper: all-MiniLM-L6-v2, which would be a second model to load).
 The drift is a mean over tokens, not the repository's sum over instruction positions. Remainders of the budget go to the
@@ -20,6 +21,7 @@ Paper: paser — PASER: Post-Training Data Selection for Efficient Pruned Large 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +35,7 @@ from whet.data.clusters import MOST_CLUSTERS, spectral_clusters
 from whet.data.context import Context
 from whet.data.drift import prompt_embeddings, replies
 from whet.data.example import Example
+from whet.data.messages import messages_of
 from whet.data.phrases import key_phrases
 from whet.data.rows import missing_column
 from whet.errors import DataError
@@ -76,10 +79,11 @@ class Paser:
         efficiency = drifted / np.log(np.maximum(lengths, 2.0) ** 2)
         scores = np.array([drifted[labels == c].mean() for c in range(labels.max() + 1)])
         phrases = [key_phrases(_text(data[i])) for i in numbers] if self.consistent else [set() for _ in numbers]
-        chosen, refused = spend_budget(labels, scores, efficiency, phrases, count)
+        chosen, refused = spend_budget(labels, scores, efficiency, phrases, count, _earlier_copies(examples))
         context.receipt.update(
             rows_in=len(data),
             rows_out=len(chosen),
+            rows_asked=count,
             rows_unusable=len(data) - len(numbers),
             rows_refused=refused,
             groups=self._table(data, numbers, labels, drifted, chosen),
@@ -140,6 +144,7 @@ def spend_budget(
     efficiency: NDArray[np.float64],
     phrases: Sequence[set[str]],
     count: int,
+    copies: Sequence[int] = (),
 ) -> tuple[list[int], int]:
     """Chooses rows: budgets by group, within a group by efficiency, without contradictions.
 
@@ -148,13 +153,15 @@ def spend_budget(
         efficiency: [n] order within a group, the larger first.
         phrases: key phrases of each row.
         count: rows to choose.
+        copies: how often each row stood before; a group's copies come after all else in it. Default: no row is a copy.
 
     Returns:
         Row numbers in the order of choice, at most ``count``, and how many rows were refused.
     """
     graph, refused = ConceptGraph(), 0
     chosen: list[int] = []
-    waiting = {c: sorted(np.flatnonzero(labels == c).tolist(), key=lambda i: -efficiency[i]) for c in range(len(scores))}
+    order = np.lexsort((-efficiency, np.asarray(copies) if len(copies) else np.zeros(len(labels))))
+    waiting = {c: order[labels[order] == c].tolist() for c in range(len(scores))}
     while len(chosen) < count:
         open_ = [c for c in waiting if waiting[c]]
         if not open_:
@@ -170,6 +177,17 @@ def spend_budget(
                 else:
                     refused += 1
     return chosen, refused
+
+
+def _earlier_copies(examples: Sequence[Example]) -> list[int]:
+    """How many of the rows before each have the same tokens."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    copies = []
+    for example in examples:
+        tokens = tuple(example.input_ids)
+        copies.append(seen[tokens])
+        seen[tokens] += 1
+    return copies
 
 
 class ConceptGraph:
@@ -189,7 +207,5 @@ class ConceptGraph:
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    """A row's words: prompt and reply, or its messages."""
-    if row.get("prompt") is not None:
-        return f"{row['prompt']}. {row.get('completion') or ''}"
-    return ". ".join(str(message["content"]) for message in row.get("messages") or ())
+    """A row's words: prompt and reply, or all its messages."""
+    return ". ".join(str(message["content"]) for message in messages_of(row))

@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -64,9 +64,8 @@ class Noisy:
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
     """[start, end) of each run of rows with the same prompt."""
-    ends = [sum(1 for _ in run) for _, run in groupby(rows, key=_prompt)]
-    starts = [sum(ends[:i]) for i in range(len(ends))]
-    return [(start, start + size) for start, size in zip(starts, ends)]
+    sizes = [sum(1 for _ in run) for _, run in groupby(rows, key=_prompt)]
+    return list(pairwise(accumulate(sizes, initial=0)))
 
 
 def _prompt(row: Mapping[str, Any]) -> str:

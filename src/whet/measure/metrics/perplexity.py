@@ -38,7 +38,9 @@ def bits_per_byte(outcomes: Sequence[Outcome]) -> Estimate:
 def _per(outcomes: Sequence[Outcome], size: str, unit: float) -> Estimate:
     sizes = values_of(outcomes, size)
     rates = [nll / unit / n for nll, n in zip(values_of(outcomes, "nll"), sizes)]
-    return mean(rates, weights=sizes, groups=documents_of(outcomes))
+    found = mean(rates, weights=sizes, groups=documents_of(outcomes))
+    # Student's t, which few documents get, does not know that no likelihood is above 1.
+    return replace(found, low=max(found.low, min(found.value, 0.0)))
 
 
 def _exp(value: float) -> float:

@@ -8,6 +8,7 @@ items and seeds, two arms                   ``crossed_t``; intervals of one arm:
 retrained learners on little data           ``five_by_two_cv_f``, ``corrected_resampled_t``, ``bootstrap_632plus``, ``nested_cv``
 several arms over several data sets         ``friedman``, then ``pairwise_wilcoxon``
 time to a target over several workloads     ``performance_profile``, ``speed_up``; two arms: ``sign_test``
+time to a target, with some never there     ``log_rank``
 one proportion                              ``wilson``, ``clopper_pearson``
 calibration, rank correlation               ``brier``, ``expected_calibration_error``, ``spearman``
 AUROC; two scores on the same items         ``auroc``; ``auroc_difference``
@@ -42,15 +43,19 @@ from whet.measure.statistics.proportions import (
     detectable_difference,
     detectable_mean_difference,
     discordant,
+    equality_floor,
     mcnemar,
     newcombe,
     paired_power,
     paired_sample_size,
+    sparse,
+    unseen_share,
     wilson,
 )
 from whet.measure.statistics.ranking import auroc, auroc_difference
 from whet.measure.statistics.resampling import bca_bootstrap, hierarchical_bootstrap, mean_interval, paired_permutation
 from whet.measure.statistics.result import TestResult
+from whet.measure.statistics.survival import log_rank
 
 __all__ = [
     "Crossed",
@@ -71,11 +76,13 @@ __all__ = [
     "detectable_difference",
     "detectable_mean_difference",
     "discordant",
+    "equality_floor",
     "expected_calibration_error",
     "five_by_two_cv_f",
     "friedman",
     "hierarchical_bootstrap",
     "holm",
+    "log_rank",
     "mcnemar",
     "mean_interval",
     "nested_cv",
@@ -89,10 +96,12 @@ __all__ = [
     "profile",
     "ratios",
     "sign_test",
+    "sparse",
     "spearman",
     "speed_up",
     "stratified_folds",
     "tost",
+    "unseen_share",
     "welch",
     "wilcoxon",
     "wilson",

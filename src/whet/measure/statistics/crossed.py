@@ -9,6 +9,12 @@ equal arms different up to three times too often. Here the variance of the mean 
 and the mean over its root is referred to a t distribution whose degrees of freedom follow Satterthwaite. In simulations with two
 identical learners, seeds varying or not, it stayed at or below its level (tests/measure/test_crossed.py repeats that).
 
+Where right-or-wrong scores differ on hardly any item, the spread that is seen says little of the spread that there is: that nothing
+differed on 8 items does not show that nothing differs. What is said of equality then rests on counts too
+(:func:`whet.measure.statistics.equality_floor`), and what is said of power on the spread that a difference brings with it,
+
+    d = c sqrt(V + max(0, d - s) / I),   c standard errors to be found, V the variance of the mean, s the share of items that differ.
+
 Paper: model-evaluation — Model Evaluation, Model Selection, and Algorithm Selection in Machine Learning
 """
 
@@ -23,20 +29,36 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 
 from whet.errors import DataError
+from whet.measure.statistics.proportions import equality_floor, sparse, unseen_share
 from whet.measure.statistics.result import Floats, TestResult, group_ids, probability, table
 
 
 @dataclass(frozen=True)
 class Crossed:
-    """The test, and what its power follows from: the ``standard_error`` of the mean and its degrees of ``freedom``."""
+    """The test, and what its power follows from: the ``standard_error`` of the mean and its degrees of ``freedom``.
+
+    ``counted``: of ``sparse`` scores (see :func:`whet.measure.statistics.sparse`) how many items there are and how many differ at any
+    seed, else ``None``.
+    """
 
     test: TestResult
     standard_error: float
     freedom: float
+    counted: tuple[int, int] | None = None
 
     def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float:
-        """The smallest true difference that such seeds and items show with this power at this level."""
-        return self.standard_error * detectable_shift(self.freedom, power, alpha) if self.standard_error else 0.0
+        """The smallest true difference that such seeds and items show with this power at this level; ``inf``: none."""
+        by_spread = self.standard_error * detectable_shift(self.freedom, power, alpha) if self.standard_error else 0.0
+        if self.counted is None:
+            return by_spread
+        return max(by_spread, self._with_own_spread(*self.counted, power, alpha))
+
+    def _with_own_spread(self, items: int, differing: int, power: float, alpha: float) -> float:
+        """The difference that is found although it makes further items differ; 0 if none need to, ``inf`` if it is over 1."""
+        shift, share = detectable_shift(items - 1, power, alpha) ** 2, differing / items
+        inside = shift**2 - 4 * items * shift * (share - items * self.standard_error**2)
+        found = (shift + math.sqrt(inside)) / (2 * items) if inside >= 0 else 0.0
+        return 0.0 if found <= share else found if found <= 1 else math.inf
 
     def half_width(self, confidence: float = 0.95) -> float:
         """Half the interval of the mean at this confidence."""
@@ -44,10 +66,11 @@ class Crossed:
 
     def lies_within(self, margin: float) -> float:
         """p of two one-sided tests: small if the difference surely lies inside plus or minus ``margin``."""
+        size = abs(self.test.effect or 0.0)
+        floor = equality_floor(size, margin, self.counted[0]) if self.counted else 0.0
         if self.standard_error == 0:
-            return 0.0 if abs(self.test.effect or 0.0) < margin else 1.0
-        shift = (margin - abs(self.test.effect or 0.0)) / self.standard_error
-        return probability(float(special.stdtr(self.freedom, -shift)))
+            return floor if size < margin else 1.0
+        return max(floor, probability(float(special.stdtr(self.freedom, -(margin - size) / self.standard_error))))
 
 
 def crossed_t(first: ArrayLike, second: ArrayLike, groups: Sequence[object] | None = None, confidence: float = 0.95) -> Crossed:
@@ -66,17 +89,21 @@ def crossed_t(first: ArrayLike, second: ArrayLike, groups: Sequence[object] | No
         raise DataError(
             f"crossed_t: needs two tables of the same shape, at least 2 seeds by 2 items, got {a.shape} and {b.shape}"
         )
-    d = _by_document(a - b, groups)
+    d = by_document(a - b, groups)
     seeds, items = d.shape
+    counted = (items, int((d != 0).any(0).sum())) if sparse(a, b) else None
     variance, freedom = _variance(d)
     mean, error = float(d.mean()), math.sqrt(variance)
     note = f"{seeds} seeds by {items} items, {freedom:.1f} degrees of freedom"
     if error <= 1e-15 * max(1.0, abs(mean)):
-        p, statistic = (1.0, 0.0) if mean == 0 else (0.0, math.copysign(math.inf, mean))
-        return Crossed(TestResult("crossed-t", statistic, p, mean, mean, mean, seeds, f"{note}; no variation"), 0.0, freedom)
+        # As by flips of the items' signs: equal differences on few items can come about by chance.
+        p, statistic = (1.0, 0.0) if mean == 0 else (2.0 ** (1 - items), math.copysign(math.inf, mean))
+        off = unseen_share(items, confidence) if counted else 0.0
+        test = TestResult("crossed-t", statistic, p, mean, mean - off, mean + off, seeds, f"{note}; no variation")
+        return Crossed(test, 0.0, freedom, counted)
     half = float(special.stdtrit(freedom, 0.5 + confidence / 2)) * error
     p = probability(2 * float(special.stdtr(freedom, -abs(mean / error))))
-    return Crossed(TestResult("crossed-t", mean / error, p, mean, mean - half, mean + half, seeds, note), error, freedom)
+    return Crossed(TestResult("crossed-t", mean / error, p, mean, mean - half, mean + half, seeds, note), error, freedom, counted)
 
 
 def detectable_shift(freedom: float, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -89,8 +116,8 @@ def detectable_shift(freedom: float, power: float = 0.8, alpha: float = 0.05) ->
     return float(optimize.brentq(missing, 0.0, 4 * critical + 20))
 
 
-def _by_document(d: Floats, groups: Sequence[object] | None) -> Floats:
-    """Sums over each document, scaled so that the mean over documents is the mean over items."""
+def by_document(d: Floats, groups: Sequence[object] | None) -> Floats:
+    """Scores [S, I] summed over each document, scaled so that the mean over documents is the mean over items; ``None``: as they are."""
     if groups is None:
         return d
     ids = group_ids(groups, d.shape[1], "crossed_t")

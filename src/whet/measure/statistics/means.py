@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from whet.errors import DataError
+from whet.measure.statistics.proportions import equality_floor, sparse
 from whet.measure.statistics.result import Floats, TestResult, pair, probability, table, vector
 
 
@@ -96,19 +97,23 @@ def tost(first: ArrayLike, second: ArrayLike, delta: float, alpha: float = 0.05)
     """Two one-sided paired t tests: is the mean difference inside (-delta, delta)?
 
     Small p means equivalence; it is the larger of the two one-sided p. The interval has level 1 - 2 alpha (90%) and lies
-    inside +-delta exactly when p < alpha.
+    inside +-delta exactly when p < alpha; of scores that differ on hardly any item p may be larger, see :func:`equality_floor`.
+    ``delta`` 0 is never shown.
     """
-    if delta <= 0:
-        raise DataError(f"tost: delta is the largest difference that does not matter and must be positive, got {delta}")
+    if not delta >= 0:
+        raise DataError(f"tost: delta is the largest difference that does not matter and must not be negative, got {delta}")
     a, b = pair(first, second, "tost", least=2)
     d, freedom = a - b, len(a) - 1
     mean, error = float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d))
     note = f"equivalence within ±{delta:g}; interval at {1 - 2 * alpha:.0%}"
+    floor = equality_floor(abs(mean), delta, len(d)) if sparse(a, b) else 0.0
     if error == 0:
-        return TestResult("tost", math.inf, float(abs(mean) >= delta), mean, mean, mean, len(d), f"{note}; no variation")
+        p = floor if abs(mean) < delta else 1.0
+        return TestResult("tost", math.inf, p, mean, mean, mean, len(d), f"{note}; no variation")
     statistic = (delta - abs(mean)) / error
     half = float(special.stdtrit(freedom, 1 - alpha)) * error
-    return TestResult("tost", statistic, float(special.stdtr(freedom, -statistic)), mean, mean - half, mean + half, len(d), note)
+    p = max(floor, float(special.stdtr(freedom, -statistic)))
+    return TestResult("tost", statistic, p, mean, mean - half, mean + half, len(d), note)
 
 
 def bonferroni(p_values: Sequence[float]) -> list[float]:

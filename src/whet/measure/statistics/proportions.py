@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 
 from whet.errors import DataError
 from whet.measure.outcome import Estimate
-from whet.measure.statistics.result import TestResult, pair, quantile_z, right_or_wrong, table
+from whet.measure.statistics.result import Floats, TestResult, pair, quantile_z, right_or_wrong, table
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> Estimate:
@@ -175,6 +175,31 @@ def detectable_difference(n: int, discordant_share: float, power: float = 0.8, a
     if paired_power(discordant_share, discordant_share, n, alpha) < power:
         return math.inf
     return float(optimize.brentq(lambda d: paired_power(d, discordant_share, n, alpha) - power, 1e-9, discordant_share))
+
+
+def sparse(first: Floats, second: Floats) -> bool:
+    """Whether two arms' scores lie in [0, 1] and are the same more often than not. Then one more item on which they differ can
+    change the mean by much more than the spread of the differences that were seen lets expect.
+    """
+    scores = np.stack([first, second])
+    return bool(scores.min() >= 0 and scores.max() <= 1 and np.mean(first == second) > 0.5)
+
+
+def equality_floor(size: float, margin: float, items: int) -> float:
+    """The least p that equality within ``margin`` may have over items with :func:`sparse` scores.
+
+    It is that of the exact binomial test for the case in which the variance sees least, all differences of one sign: the chance
+    of at most ``size * items`` of them if their share were ``margin``, so ``(1 - margin)^items`` where none was seen.
+    """
+    seen = size * items
+    if seen >= items or margin <= 0:
+        return 1.0
+    return float(special.betainc(items - seen, seen + 1, 1 - margin)) if margin < 1 else 0.0
+
+
+def unseen_share(items: int, confidence: float = 0.95) -> float:
+    """The largest share of items that differ otherwise, if none of ``items`` did (exact, ``(1 - confidence) / 2`` at each side)."""
+    return 1.0 - float(((1 - confidence) / 2) ** (1 / items))
 
 
 def detectable_mean_difference(deviation: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:

@@ -16,7 +16,7 @@ from annotated_types import Gt
 
 from whet.data.chat import encode
 from whet.data.example import Example
-from whet.data.messages import messages_of
+from whet.data.messages import messages_of, prompt_text
 from whet.errors import DataError
 from whet.generate.likelihood import sequence_logps
 from whet.measure.conditions import conditions, tokenizer_hash
@@ -87,7 +87,7 @@ def _outcome(row_id: str, row: Row, example: Example, logps: list[float]) -> Out
     return Outcome(
         id=row_id,
         score=nll / len(trained),
-        prompt=str(row.get("prompt", "")),
+        prompt=prompt_text(row),
         reference=str(row.get("completion", "")),
         weight=float(len(trained)),
         scores={"nll": nll, "tokens": float(len(trained))},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,8 @@ class Comparison:
     seconds: float = 0.0
 
 
-def gather(arms: Mapping[str, Arm], tasks: Collection[str], store: Store) -> Results:
-    """What was measured of the variants; ``tasks``: only these.
+def gather(arms: Mapping[str, Arm], tasks: Collection[str], store: Store, needed: bool = True) -> Results:
+    """What was measured of the variants; ``tasks``: only these. Not ``needed``: nothing is as good as an error.
 
     Raises:
         RecipeError: a task that no variant was measured on.
@@ -72,7 +73,7 @@ def gather(arms: Mapping[str, Arm], tasks: Collection[str], store: Store) -> Res
             raise RecipeError(f"compare.tasks: {unknown('task', task, found)}")
     wanted = {task: _pairable(by_variant, arms) for task, by_variant in found.items() if not tasks or task in tasks}
     usable = {task: by_variant for task, by_variant in wanted.items() if len(by_variant) > 1}
-    if not usable:
+    if not usable and needed:
         why = "; ".join(f"{name}: {arm.failed}" for name, arm in arms.items() if arm.failed)
         raise WhetError(
             f"fewer than two variants gave a result, nothing to compare. {why or 'No task is shared by two variants.'}"
@@ -102,14 +103,29 @@ def unmatched(arms: Mapping[str, Arm], budget: Budget | None) -> dict[tuple[str,
     return found
 
 
+def alike(arms: Mapping[str, Arm], stages: Mapping[str, str]) -> list[str]:
+    """A note on each pair whose models are one and the same, although the variants are written differently."""
+    made = {name: _made(arm, stages[name]) for name, arm in arms.items() if arm.done}
+    return [
+        f"{a} and {b} made the same model at every seed: what is written differently in them changed nothing."
+        for a, b in itertools.combinations(made, 2)
+        if made[a] and made[a] == made[b]
+    ]
+
+
+def _made(arm: Arm, stage: str) -> dict[int, str]:
+    """Seed -> the identity of the judged model."""
+    return {seed: s.identity for seed, done in arm.done.items() for s in done.steps if s.name == stage}
+
+
 def excess(arms: Mapping[str, Arm], budget: Budget | None) -> str:
     """A note on the variants that spent more than the budget; empty without any."""
     names = [name for name, amount in _means(arms, budget).items() if over(amount, budget)] if budget else []
     if not names:
         return ""
     return (
-        f"{', '.join(names)} spent more than {budget}: what comes after the step that the budget ends is not known before, and "
-        "no room is left for it. Winners are named only between variants that spent the same."
+        f"{', '.join(names)} spent more than {budget}: training takes whole steps, and what comes after the train step that the "
+        "budget ends is not known before, so no room is left for it. Winners are named only between variants that spent the same."
     )
 
 

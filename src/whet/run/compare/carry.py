@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,17 +16,18 @@ from whet.recipe import read
 from whet.recipe_order import LONGEST_NAME
 from whet.recipe_text import set_field
 from whet.run.compare import jobs
-from whet.run.compare.arms import Arm, Comparison, excess, gather, unmatched
+from whet.run.compare.arms import Arm, Comparison, alike, excess, gather, unmatched
 from whet.run.compare.graph import ancestors, with_budget
 from whet.run.compare.jobs import Done, Job
 from whet.run.compare.plan import VALIDATION, Plan, make_plan
-from whet.run.compare.record import recorded
+from whet.run.compare.record import begun, recorded
 from whet.run.compare.spending import Spending, spending, total
 from whet.run.compare.stopping import FIRST_LOOK, interim_level, lost
 from whet.run.compare.studies import as_trial, dealt, winner
 from whet.run.compare.target import TargetVerdict, corrected, time_to_target
 from whet.run.compare.tuning import points
 from whet.run.compare.verdicts import judge
+from whet.run.ledger import ComparisonRecord
 from whet.run.store import Store
 from whet.workers import Local
 
@@ -49,6 +49,7 @@ def compare_recipe(
     store: Store | None = None,
     pool: Pool | None = None,
     say: Say = print,
+    part_of: str = "",
     **asked: Any,
 ) -> Comparison:
     """Runs variants of a recipe under one budget and several seeds, and judges them; the ledger and a page keep what came out.
@@ -59,6 +60,7 @@ def compare_recipe(
         store: default: the folder ``$WHET_HOME``.
         pool: the ``map`` of a :class:`whet.workers.Pool`, which jobs are spread over; default: here, one after another.
         say: told what happens.
+        part_of: id of the race that it is carried out for, which goes by times alone.
         asked: fields of :class:`whet.run.compare.plan.Asked`.
 
     Raises:
@@ -70,21 +72,21 @@ def compare_recipe(
 
     quiet_transformers()
     plan, store = make_plan(recipe, overrides, **asked), store or Store.open()
-    started = dt.datetime.now(dt.UTC)
-    identity = f"{plan.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    with recorded(identity, plan, store, started) as record:
-        found = _Comparing(identity, plan, store, pool or Local().map, say).run()
-        seconds = (dt.datetime.now(dt.UTC) - started).total_seconds()
-        comparison = replace(found, seconds=seconds)
+    record = begun(ComparisonRecord, plan.name, plan.document)
+    with recorded(record, store, part_of):
+        found = _Comparing(record.id, plan, store, pool or Local().map, say, in_race=bool(part_of)).run()
+        comparison = replace(found, seconds=(dt.datetime.now(dt.UTC) - record.started).total_seconds())
         record.result = summary(comparison)
-        write_page(comparison, store.scratch / "runs" / identity)
+        write_page(comparison, store.scratch / "runs" / record.id)
     return comparison
 
 
 class _Comparing:
     """A comparison in progress."""
 
-    def __init__(self, identity: str, plan: Plan, store: Store, pool: Pool, say: Say) -> None:
+    def __init__(self, identity: str, plan: Plan, store: Store, pool: Pool, say: Say, in_race: bool = False) -> None:
+        # To a race a variant that failed is one that never got there.
+        self.needed = not in_race
         self.identity, self.plan, self.store, self.pool, self.say = identity, plan, store, pool, say
         self.notes: list[str] = []
         self.unit = plan.budget.unit if plan.budget else "tokens"
@@ -110,7 +112,7 @@ class _Comparing:
         return self._judged()
 
     def _judged(self) -> Comparison:
-        results, targets = gather(self.arms, self.plan.asked.tasks, self.store), self._targets()
+        results, targets = gather(self.arms, self.plan.asked.tasks, self.store, self.needed), self._targets()
         alpha = self.plan.asked.alpha
         if self.stop_lost:
             looks = len(self.plan.seeds) - FIRST_LOOK
@@ -120,6 +122,7 @@ class _Comparing:
             )
         if note := excess(self.arms, self.plan.budget):
             self.notes.append(note)
+        self.notes += alike(self.arms, self.plan.stages)
         verdicts = judge(
             results,
             alpha=alpha / 2 if self.stop_lost else alpha,
@@ -216,7 +219,9 @@ class _Comparing:
         for path, value in values.items():
             document = set_field(document, path, value)
         stage = self.plan.stages[name]
-        return Job(name, seed, jobs.document_for(document, stage, seed, self._label(name), validation=validation), values)
+        return Job(
+            name, seed, jobs.document_for(document, stage, seed, self._label(name), validation=validation), values, self.identity
+        )
 
     def _label(self, variant: str) -> str:
         return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{self.plan.name}-{variant}").strip("-")[:LONGEST_NAME]

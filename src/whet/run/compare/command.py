@@ -17,7 +17,7 @@ from whet.run.compare.page import PAGE
 from whet.run.compare.summary import summary
 from whet.run.compare.variants import vary_argument
 from whet.run.compare.verdicts import Verdict
-from whet.run.report import copy_out
+from whet.run.report import check_out, copy_out
 from whet.run.store import Store
 from whet.workers import Local
 
@@ -72,6 +72,7 @@ def compare_and_show(
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise RecipeError("whet compare is one process; instead of torchrun use --on to run variants side by side")
+    check_out(out)
     store = Store.open()
     with closed_at_end(open_pool(on)) as pool:
         check_reach(pool, store, whole_recipes=True)
@@ -88,9 +89,9 @@ def compare_command(
 ) -> Compared:
     """:func:`compare_and_show` with ``vary`` and ``tune`` as they stand on the command line; given, they replace the file's."""
     if vary:
-        rest["vary"] = dict(vary_argument(text) for text in vary)
+        rest["vary"] = _once("--vary", [vary_argument(text) for text in vary])
     if tune:
-        rest["tune"] = dict(_tune_argument(text) for text in tune)
+        rest["tune"] = _once("--tune", [_tune_argument(text) for text in tune])
     return compare_and_show(recipe, overrides, **rest)
 
 
@@ -103,6 +104,19 @@ def lines(data: Mapping[str, Any]) -> list[str]:
         out.append(f"  {reached}, p = {t['p']:.2g} ({t['test']})")
     out += [f"  {name}: {why}" for name, v in data["variants"].items() if (why := v["failed"] or v["stopped"])]
     return [*out, *data["notes"]]
+
+
+def _once(option: str, given: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields with what was given for them.
+
+    Raises:
+        RecipeError: a field comes twice, of which one would be ignored.
+    """
+    paths = [path for path, _ in given]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RecipeError(f"{option} {path}: is given twice; say it once, with all of it")
+    return dict(given)
 
 
 def _tune_argument(text: str) -> tuple[str, str]:

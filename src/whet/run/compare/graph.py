@@ -39,6 +39,18 @@ def step_of(path: str, recipe: Recipe) -> str:
     return str(steps[int(key)]["name"]) if key.isdigit() and int(key) < len(steps) else key
 
 
+def address(path: str, recipe: Recipe) -> str:
+    """A field's path with its step's name, which is the same however the step was named: ``train.0.lr`` -> ``train.sft.lr``."""
+    section, *rest = path.split(".")
+    return ".".join([section, step_of(path, recipe), *rest[1:]]) if section in SECTIONS and rest else path
+
+
+def made_of(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """All that a stage and its measuring are made from, as it is written; the seed is left out."""
+    start = {key: recipe.document.get(key) for key in ("model", "models", "tokenizer_data")}
+    return {"stage": stage, "start": start, "origins": _origins(recipe, stage), "measure": recipe.document.get("measure")}
+
+
 def shared_steps(recipes: Sequence[Recipe], stages: Sequence[str], tuned: Collection[str]) -> frozenset[str]:
     """The steps that every variant's stage is made from in the same way; what is tuned is each variant's own."""
     made = [_origins(recipe, stage) for recipe, stage in zip(recipes, stages)]

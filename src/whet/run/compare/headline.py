@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from whet.run.compare.verdicts import Verdict
@@ -21,7 +22,11 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     unsettled = [v.detectable for v in verdicts if v.kind == "open"]
     if unsettled:
         whole = "Between the others no" if out else "No"
-        out.append(f"{whole} difference was seen; one of more than {max(unsettled):.3g} would have been, with 80% power.")
+        largest = max(unsettled)
+        seen = (
+            f"one of more than {largest:.3g} would have been" if math.isfinite(largest) else "of some pairs none could have been"
+        )
+        out.append(f"{whole} difference was seen; {seen}, with 80% power.")
     if any(v.kind == "same" for v in verdicts):
         out.append("Shown to be the same: " + ", ".join(f"{v.first} and {v.second}" for v in verdicts if v.kind == "same") + ".")
     out += [

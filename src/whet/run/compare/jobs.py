@@ -26,12 +26,15 @@ from whet.run.store import Store
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe to be run for a variant at a seed; ``values`` are the tuned fields that it has."""
+    """A recipe to be run for a variant at a seed; ``values`` are the tuned fields that it has, ``part_of`` the id of the
+    comparison or race.
+    """
 
     variant: str
     seed: int
     document: Mapping[str, Any]
     values: Mapping[str, Any] = field(default_factory=dict)
+    part_of: str = ""
 
     def __str__(self) -> str:
         return f"{self.variant}, seed {self.seed}" + "".join(f", {name} = {value:g}" for name, value in self.values.items())
@@ -61,7 +64,7 @@ def carry_out(job: Job, store: str, cwd: str = ".") -> Done:
     with suppress(OSError):
         os.chdir(cwd)
     try:
-        result = run_recipe(job.document, store=Store.open(store), quiet=True)
+        result = run_recipe(job.document, store=Store.open(store), quiet=True, part_of=job.part_of)
     except WhetError as error:
         return Done(job, error=str(error))
     steps = result.run.steps

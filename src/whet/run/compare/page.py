@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,18 @@ def write_page(comparison: Comparison, folder: Path) -> Path:
             kinds=sorted({kind for arm in comparison.arms.values() for s in arm.spent.values() for kind in s.kinds}),
             tuned=[(name, arm) for name, arm in comparison.arms.items() if arm.trials],
             repeat=repeat,
+            command=_command(folder / REPEAT),
             shown=shown,
         )
     )
     path = folder / PAGE
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _command(file: Path) -> str:
+    """What repeats the comparison from anywhere on this machine; paths in a recipe start from where it was run."""
+    return f"cd {shlex.quote(str(Path.cwd()))} && whet compare {shlex.quote(str(file.absolute()))}"
 
 
 def _variant(comparison: Comparison, name: str, arm: Arm, unit: str) -> dict[str, Any]:
@@ -90,6 +97,8 @@ def _task(comparison: Comparison, task: str, unit: str) -> dict[str, Any]:
         figures.Effect(f"{v.second} − {v.first}", v.kind, v.effect, v.low, v.high, list(v.by_seed.values())) for v in verdicts
     ]
     metric = first.metric.replace("_", " ")
+    if unit_of_metric := verdicts[0].unit:
+        metric = f"log {metric} ({unit_of_metric})"
     return {
         "name": task,
         "metric": metric,
@@ -137,11 +146,16 @@ def _skills(by_variant: Mapping[str, Mapping[int, TaskResult]]) -> list[dict[str
 
 
 def _flips(by_variant: Mapping[str, Mapping[int, TaskResult]], first: str, second: str) -> dict[str, Any]:
-    """Items on which most seeds of the two variants disagree, those of the largest difference first."""
-    a, b = item_means(by_variant[first]), item_means(by_variant[second])
-    order = sorted(a, key=lambda item: b[item] - a[item])
-    lost = [i for i in order if b[i] - a[i] < -0.5]
-    gained = [i for i in reversed(order) if b[i] - a[i] > 0.5]
+    """Items on which most seeds of the two variants disagree, those of the largest difference first; of seeds that both have."""
+    from whet.measure.estimates import is_better_high
+
+    shared = [seed for seed in by_variant[first] if seed in by_variant[second]]
+    a, b = (item_means({seed: by_variant[name][seed] for seed in shared}) for name in (first, second))
+    sign = 1.0 if is_better_high(by_variant[first][shared[0]].metric) else -1.0
+    gains = {item: sign * (b[item] - a[item]) for item in a}
+    order = sorted(gains, key=gains.__getitem__)
+    lost = [i for i in order if gains[i] < -0.5]
+    gained = [i for i in reversed(order) if gains[i] > 0.5]
     shown_ = [(i, "lost") for i in lost[:EXAMPLES]] + [(i, "gained") for i in gained[:EXAMPLES]]
     return {
         "first": first,
@@ -154,11 +168,14 @@ def _flips(by_variant: Mapping[str, Mapping[int, TaskResult]], first: str, secon
 
 def _example(item: str, kind: str, first: Mapping[int, TaskResult], second: Mapping[int, TaskResult]) -> dict[str, Any]:
     """An item with what each variant says at the first seed that shows the flip."""
+    from whet.measure.estimates import is_better_high
+
     shared = [seed for seed in first if seed in second]
     seen = {seed: (_outcome(first[seed], item), _outcome(second[seed], item)) for seed in shared}
     seed = max(shared, key=lambda s: abs(seen[s][1].score - seen[s][0].score))
     before, after = seen[seed]
     right = [sum(seen[s][side].score > 0.5 for s in shared) for side in (0, 1)]
+    counted = f"; right in {right[0]} and {right[1]} of {len(shared)} seeds" if is_better_high(first[seed].metric) else ""
     return {
         "kind": kind,
         "skill": before.labels.get("skill", ""),
@@ -166,7 +183,7 @@ def _example(item: str, kind: str, first: Mapping[int, TaskResult], second: Mapp
         "reference": before.reference[:TEXT],
         "before": before.completion[:TEXT],
         "after": after.completion[:TEXT],
-        "seeds": f"seed {seed}; right in {right[0]} and {right[1]} of {len(shared)} seeds",
+        "seeds": f"seed {seed}{counted}",
     }
 
 
@@ -183,10 +200,12 @@ def _curves(comparison: Comparison, unit: str) -> list[dict[str, Any]]:
         goal = target[1] if target and target[0] == metric else None
         figure = figures.learning_curves(by_variant, unit, metric, goal)
         first = metric in judged or goal is not None
-        found.append({"title": f"{metric.replace('_', ' ')} on validation rows", "figure": figure, "first": first})
+        found.append(
+            {"title": f"{metric.replace('_', ' ')} on validation rows", "figure": figure, "first": first, "validated": True}
+        )
     for name, by_variant in _trained(comparison).items():
         figure = figures.learning_curves(by_variant, "training tokens", name)
-        found.append({"title": f"training {name}", "figure": figure, "first": not found})
+        found.append({"title": f"training {name}", "figure": figure, "first": not found, "validated": False})
     return sorted(found, key=lambda curve: not curve["first"])
 
 

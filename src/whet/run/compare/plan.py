@@ -13,6 +13,8 @@ same: ``--vary train.0.objective=sft,masked-thought --seeds 5 --budget 2M-tokens
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,9 +27,9 @@ from whet.budget import Budget
 from whet.errors import RecipeError, unknown
 from whet.recipe import Recipe, read
 from whet.recipe_steps import BASE, MODEL_SECTIONS
-from whet.recipe_text import apply_override, read_yaml
+from whet.recipe_text import apply_override, read_yaml, set_field
 from whet.run.bundled import find_recipe
-from whet.run.compare.graph import shared_steps, step_of, trains, with_budget, with_lengths
+from whet.run.compare.graph import address, made_of, shared_steps, step_of, trains, with_budget, with_lengths
 from whet.run.compare.tuning import Range
 from whet.run.compare.variants import Variant, make_variants
 
@@ -100,9 +102,9 @@ def make_plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         RecipeError: a field, variant, seed, range or budget that cannot be carried out; nothing has run.
     """
     document = dict(recipe) if isinstance(recipe, Mapping) else read_yaml(find_recipe(recipe), {})
-    settings = _settings(document.pop(SECTION, None) or {}, asked)
     for override in overrides:
         document = apply_override(document, override)
+    settings = _settings(document.pop(SECTION, None) or {}, asked)
     budget = Budget.parse(settings.budget, where=f"{SECTION}.budget") if settings.budget else None
     variants = tuple(make_variants(document, settings.vary, settings.variants))
     recipes = [_read(v, with_lengths(v.document, settings.budget) if settings.budget else v.document) for v in variants]
@@ -200,9 +202,12 @@ def _target(asked: str | None) -> tuple[str, float] | None:
         return None
     metric, _, number = asked.partition("=")
     try:
-        return metric, float(number)
+        value = float(number)
     except ValueError:
-        raise RecipeError(f"{SECTION}.target: write metric=value, as in accuracy=0.6, got {asked!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise RecipeError(f"{SECTION}.target: write metric=value, as in accuracy=0.6, got {asked!r}")
+    return metric, value
 
 
 def _given(asked: Asked) -> dict[str, Any]:
@@ -217,6 +222,12 @@ def _plain(value: Any) -> Any:
 
 def _check(plan: Plan, recipes: Sequence[Recipe]) -> None:
     """What can be known to be wrong before anything runs."""
+    _check_alike(plan, recipes)
+    for variant, tuned in itertools.product(plan.variants, plan.ranges):
+        _read(variant, set_field(variant.document, tuned.path, tuned.at(0.5)))
+    for name in plan.asked.tasks:
+        if name not in (known := tasks_of(recipes)):
+            raise RecipeError(f"{SECTION}.tasks: {unknown('task', name, known)}")
     for variant, recipe in zip(plan.variants, recipes):
         measures = {step.name for step in recipe.section("measure")}
         if not measures - {VALIDATION}:
@@ -234,6 +245,31 @@ def _check(plan: Plan, recipes: Sequence[Recipe]) -> None:
         raise RecipeError(f"{SECTION}.studies: a study tunes to reach a target soon; give {missing!r} too, or leave studies out")
     if plan.budget and plan.budget_step is None and any(r.section("train") for r in recipes):
         raise RecipeError(f"{SECTION}.budget_step: no train step is part of every variant; say which step the budget limits")
+
+
+def tasks_of(recipes: Sequence[Recipe]) -> list[str]:
+    """The names of all results: the tasks, and their negative flips; not the task that trials are chosen on."""
+    from whet.measure.metrics.flips import flip_title
+
+    measures = [step for recipe in recipes for step in recipe.section("measure") if step.name != VALIDATION]
+    names = [task.title for step in measures for task in step.tasks]
+    names += [flip_title(task.title) for step in measures if step.reference for task in step.tasks]
+    return list(dict.fromkeys(names))
+
+
+def _check_alike(plan: Plan, recipes: Sequence[Recipe]) -> None:
+    """Whether a field is set in two ways, of which one is void, and whether two variants are one."""
+    for variant, recipe in zip(plan.variants, recipes):
+        for path, other in itertools.combinations([*variant.changes, *(r.path for r in plan.ranges)], 2):
+            if address(path, recipe) == address(other, recipe):
+                raise RecipeError(
+                    f"{SECTION}: variant {variant.name!r}: {other} is set twice (as {path} too); vary or tune it once"
+                )
+    made = {variant.name: made_of(recipe, plan.stages[variant.name]) for variant, recipe in zip(plan.variants, recipes)}
+    for name, other in itertools.combinations(made, 2):
+        if made[name] == made[other]:
+            seeds = "; for more seeds there is 'seeds'" if any("seed" in v.changes for v in plan.variants) else ""
+            raise RecipeError(f"{SECTION}: variants {name!r} and {other!r} are the same recipe; leave one of them out{seeds}")
 
 
 def _check_target(metric: str, variant: Variant, watched: Sequence[Any]) -> None:

@@ -2,7 +2,8 @@
 
 The quality is watched while training (a train step's ``validate`` task) and counts from the first measurement that reaches it.
 A seed that never does is censored: it lies above all it spent, stays in the median as infinite, and is marked. Two variants are
-compared by the exact sign test over paired seeds, or by the log-rank test where one is censored.
+compared by the exact sign test over paired seeds, or by the log-rank test (by permutations, so that few seeds keep the level) where
+one is censored.
 
 The cost at that moment is all that the variant had spent, in the comparison's unit: its data steps (selection, scoring, synthesis) and
 earlier training steps in full, and of the watched step what it took up to there. In seconds this is the time to accuracy with the
@@ -22,8 +23,8 @@ from statistics import median
 from typing import Any
 
 from whet.errors import RecipeError
-from whet.measure.statistics import holm
-from whet.run.compare.jobs import Done
+from whet.measure.statistics import holm, log_rank
+from whet.run.compare.jobs import Done, before
 from whet.run.compare.spending import Spending
 
 
@@ -123,8 +124,20 @@ def _reached(name: str, done: Done, spent: Spending, seed: int, target: tuple[st
         )
     step, points = watched[-1]
     whole = next(s for s in done.steps if s.name == step)
-    earlier = spent.of(unit) - whole.spent.of(unit)
+    earlier = spent.of(unit) - whole.spent.of(unit) - _afterwards(done, step, unit)
     return Reached(seed, max(0.0, earlier) + first_reaching(points, target, unit), spent.of(unit))
+
+
+def _afterwards(done: Done, step: str, unit: str) -> float:
+    """What the judged model took after a step that it is made from, such as its calibration."""
+    names = [s.name for s in done.steps]
+    rest = [s for s in done.steps[names.index(step) + 1 :] if s.section not in ("measure", "export")]
+    if not rest:
+        return 0.0
+    document = done.job.document
+    judged = document["measure"][0]["models"][0]
+    counted = before(document, judged) | {judged}
+    return sum(s.spent.of(unit) for s in rest if s.name in counted and step in before(document, s.name))
 
 
 def _verdict(
@@ -140,15 +153,11 @@ def _test(first: Sequence[Reached], second: Sequence[Reached]) -> tuple[float, s
     from scipy import stats
 
     if any(math.isinf(r.cost) for r in (*first, *second)):
-        samples: list[Any] = [
-            stats.CensoredData(
-                uncensored=[r.cost for r in arm if math.isfinite(r.cost)], right=[r.budget for r in arm if math.isinf(r.cost)]
-            )
-            for arm in (first, second)
-        ]
         if all(math.isinf(r.cost) for r in (*first, *second)):
             return 1.0, "log-rank, no seed reached it"
-        return float(stats.logrank(*samples).pvalue), "log-rank"
+        times = [r.budget if math.isinf(r.cost) else r.cost for r in (*first, *second)]
+        test = log_rank(times, [math.isfinite(r.cost) for r in (*first, *second)], len(first))
+        return test.p, f"log-rank, {test.note}"
     by_seed = {r.seed: r.cost for r in first}
     signs = [math.copysign(1, r.cost - by_seed[r.seed]) for r in second if r.seed in by_seed and r.cost != by_seed[r.seed]]
     if not signs:

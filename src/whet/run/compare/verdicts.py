@@ -11,17 +11,20 @@ Paper: muscle — MUSCLE: A Model Update Strategy for Compatible LLM Evolution
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet.errors import DataError
+from whet.errors import DataError, RecipeError
 from whet.measure.compare import compare, guard
-from whet.measure.conditions import refuse_different
+from whet.measure.conditions import differences
 from whet.measure.estimates import documents_of, is_better_high
-from whet.measure.statistics import crossed_t, hierarchical_bootstrap, holm, mean_interval
+from whet.measure.estimates import mean as share_or_mean
+from whet.measure.statistics import crossed_t, hierarchical_bootstrap, holm
+from whet.measure.statistics.crossed import by_document
 
 if TYPE_CHECKING:
     from whet.measure.outcome import Outcome, TaskResult
@@ -33,12 +36,15 @@ ALL_PAIRS_UP_TO = 6
 """Variants up to which every pair is judged; with more, each is judged against the first."""
 
 
+NATS = "nats per token"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Second variant against the first on one task. ``effect`` is second minus first, with its 95% interval.
 
     ``p`` is corrected over the report's ``comparisons`` (Holm), ``raw_p`` is not. ``detectable``: the smallest true difference that these seeds and
-    items would have shown with 80% power at the corrected level. ``by_seed``: the effect of each seed. ``unmatched``: why no
+    items would have shown with 80% power at the corrected level, infinite if none. ``by_seed``: the effect of each seed. ``unmatched``: why no
     winner is named whatever the test finds. ``guard``: ``floor`` or ``ceiling``.
     """
 
@@ -77,10 +83,12 @@ class Verdict:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        change = f"{self.first_value:.4g} to {self.second_value:.4g}, difference {self.effect:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
+        change = f"{self.first_value:.4g} to {self.second_value:.4g}{self.unit and ' ' + self.unit}"
+        change += f", difference {self.effect:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
         corrected = f", corrected over {self.comparisons} tests" if self.comparisons > 1 else ""
-        change += f", p = {self.p:.2g} ({self.test}, {self.note}{corrected})"
-        seen = f"a difference of more than {self.detectable:.3g} would have been seen with 80% power"
+        alone = "; the interval is of this pair alone" if corrected and self.kind == "open" and self.low * self.high > 0 else ""
+        change += f", p = {self.p:.2g} ({self.test}, {self.note}{corrected}{alone})"
+        seen = power_words(self.detectable)
         return {
             "better": f"better: {change}",
             "worse": f"worse: {change}",
@@ -90,6 +98,11 @@ class Verdict:
             "ceiling": f"not judged, both are at the ceiling: {change}",
             "unmatched": f"no winner named, {self.unmatched}: {change}",
         }[self.kind]
+
+    @property
+    def unit(self) -> str:
+        """What the values and the effect are in, where the metric's name would mislead: perplexity is judged by its logarithm."""
+        return NATS if self.metric == "perplexity" else ""
 
     def plain(self) -> dict[str, Any]:
         """As plain data, the verdict's kind and sentence with it."""
@@ -137,11 +150,24 @@ def judge(
             equal_p=equal_p,
             comparisons=several,
             alpha=interim if is_early else alpha,
-            detectable=detectable((interim if is_early else alpha) / several),
+            detectable=_possible(detectable((interim if is_early else alpha) / several), verdict),
             unmatched=(unmatched or {}).get((verdict.first, verdict.second), ""),
         )
         for (verdict, detectable), is_early, p, equal_p in zip(found, early, adjusted, equal)
     ]
+
+
+def power_words(detectable: float) -> str:
+    """What would have been seen."""
+    if math.isinf(detectable):
+        return "these seeds and items could have shown none, however large, with 80% power"
+    return f"a difference of more than {detectable:.3g} would have been seen with 80% power"
+
+
+def _possible(detectable: float, verdict: Verdict) -> float:
+    """Infinite where shares of right answers cannot differ by as much."""
+    shares = verdict.better_high and all(0 <= value <= 1 for value in (verdict.first_value, verdict.second_value))
+    return math.inf if shares and detectable > 1 else detectable
 
 
 def pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
@@ -152,12 +178,16 @@ def pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def variant_estimate(results: Results) -> tuple[float, float, float]:
-    """A variant's mean over seeds and items with its 95% interval (both random where there are several seeds)."""
-    rows = np.array([_scores(r.outcomes) for r in results.values()])
-    if len(rows) == 1:
-        estimate = mean_interval(list(rows[0]))
+    """A variant's mean over seeds and items with its 95% interval (both random where there are several seeds); items of one document
+    go together. Scores that are 0 everywhere, or 1, have the interval of a share of the items.
+    """
+    first = next(iter(results.values())).outcomes
+    rows = np.array([_scores(_ordered(r.outcomes, [o.id for o in first])) for r in results.values()])
+    documents = documents_of(first)
+    if len(rows) == 1 or (rows.min() == rows.max() and rows[0, 0] in (0.0, 1.0)):
+        estimate = share_or_mean(rows[0].tolist(), groups=documents)
         return estimate.value, estimate.low, estimate.high
-    drawn = hierarchical_bootstrap(rows, resamples=2000)
+    drawn = hierarchical_bootstrap(by_document(rows, documents), resamples=2000)
     return float(rows.mean()), float(drawn.low or 0.0), float(drawn.high or 0.0)
 
 
@@ -174,7 +204,7 @@ def _pair(task: str, first: str, second: str, a: Results, b: Results, margin: fl
     if not seeds:
         raise DataError(f"{task}: {first!r} and {second!r} have no seed in common")
     for seed in seeds:
-        refuse_different(a[seed].conditions, b[seed].conditions, (), f"{task}, seed {seed}: {second} against {first}")
+        _refuse_other_conditions(a[seed], b[seed], f"{task}, seed {seed}: {second} against {first}")
     reference = a[seeds[0]]
     ids = [o.id for o in reference.outcomes]
     before = np.array([_scores(_ordered(a[s].outcomes, ids)) for s in seeds])
@@ -190,7 +220,7 @@ def _pair(task: str, first: str, second: str, a: Results, b: Results, margin: fl
         "by_seed": {s: float(d) for s, d in zip(seeds, (after - before).mean(1))},
         "better_high": is_better_high(reference.metric),
         "guard": _guarded(before.mean(0), after.mean(0), reference),
-        "flips": _flips(before, after),
+        "flips": _flips(before, after, is_better_high(reference.metric)),
     }
     if len(seeds) == 1:
         single = compare(a[seeds[0]], b[seeds[0]], margin=margin, examples=0)
@@ -223,6 +253,16 @@ def _pair(task: str, first: str, second: str, a: Results, b: Results, margin: fl
     return verdict, detectable
 
 
+def _refuse_other_conditions(first: TaskResult, second: TaskResult, what: str) -> None:
+    found = differences(first.conditions, second.conditions)
+    if found:
+        listed = "; ".join(f"{name}: {a!r} against {b!r}" for name, (a, b) in found.items())
+        raise RecipeError(
+            f"{what}: the two scores were not taken under the same conditions ({listed}). Give all variants the same measure steps "
+            "and number format; what differs cannot be told from what the variants do"
+        )
+
+
 def _guarded(before: np.ndarray, after: np.ndarray, result: TaskResult) -> str:
     """``floor`` or ``ceiling`` where accuracy-like scores of both arms are at chance, or perfect."""
     values = np.stack([before, after])
@@ -244,7 +284,7 @@ def _scores(outcomes: Sequence[Outcome]) -> list[float]:
     return [o.score * o.weight / typical for o in outcomes]
 
 
-def _flips(before: np.ndarray, after: np.ndarray) -> dict[str, int]:
+def _flips(before: np.ndarray, after: np.ndarray, better_high: bool) -> dict[str, int]:
     """Items by how most seeds saw them: won by the second, lost by it, or the same."""
-    change = after.mean(0) - before.mean(0)
+    change = (after.mean(0) - before.mean(0)) * (1 if better_high else -1)
     return {"gained": int((change > 0.5).sum()), "lost": int((change < -0.5).sum()), "items": before.shape[1]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,10 +19,12 @@ from whet.run.compare import jobs
 from whet.run.compare.carry import Say, compare_recipe
 from whet.run.compare.jobs import Done, Job
 from whet.run.compare.plan import SECTION as COMPARE
+from whet.run.compare.record import begun, recorded
 from whet.run.ledger import Ledger, RaceRecord
 from whet.run.race.plan import Plan, Workload, make_plan
-from whet.run.race.standing import Course, Standing, judge, study_times
+from whet.run.race.standing import Course, Standing, judge, times_by
 from whet.run.race.targets import Target, recipe_name, set_target
+from whet.run.report import check_out
 from whet.run.store import Store
 from whet.workers import Pool
 
@@ -91,34 +92,29 @@ def race(
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise RecipeError("whet race is one process; instead of torchrun use --on to run side by side")
     quiet_transformers()
+    check_out(out)
     plan, store = make_plan(recipe, overrides), Store.open()
-    store.prepare()
-    started = dt.datetime.now(dt.UTC)
-    identity = f"{plan.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    say(f"race {identity}")
+    record = begun(RaceRecord, plan.name, plan.document)
+    record.result = {"workloads": [workload.name for workload in plan.workloads]}
+    say(f"race {record.id}")
     for name, why in plan.left_out.items():
         say(f"  workload {name} is LEFT OUT: {why}")
-    with closing(open_pool(on)) as pool:
+    with recorded(record, store) as ledger, closing(open_pool(on)) as pool:
         check_reach(pool, store, whole_recipes=True)
-        courses, machine = _Racing(plan, store, pool, say).run()
-    finished = dt.datetime.now(dt.UTC)
-    result = Race(identity, plan, courses, judge(plan, courses), machine, (finished - started).total_seconds())
-    page = write_page(result, store.scratch / "runs" / identity, Path(out) if out else None)
-    result = replace(result, page=page)
-    record = RaceRecord(
-        id=identity, name=plan.name, status="done", started=started, finished=finished, document=dict(plan.document),
-        result=result.data(),
-    )  # fmt: skip
-    Ledger.beside(store.scratch).save(record)
+        courses, machine = _Racing(record.id, plan, store, ledger, pool, say).run()
+        took = (dt.datetime.now(dt.UTC) - record.started).total_seconds()
+        result = Race(record.id, plan, courses, judge(plan, courses), machine, took)
+        page = write_page(result, store.scratch / "runs" / record.id, Path(out) if out else None)
+        result = replace(result, page=page)
+        record.result = result.data()
     return result
 
 
 class _Racing:
     """A race in progress."""
 
-    def __init__(self, plan: Plan, store: Store, pool: Pool, say: Say) -> None:
-        self.plan, self.store, self.pool, self.say = plan, store, pool, say
-        self.ledger = Ledger.beside(store.scratch)
+    def __init__(self, identity: str, plan: Plan, store: Store, ledger: Ledger, pool: Pool, say: Say) -> None:
+        self.identity, self.plan, self.store, self.ledger, self.pool, self.say = identity, plan, store, ledger, pool, say
 
     def run(self) -> tuple[list[Course], Mapping[str, Any]]:
         """Every course, and the machine that all of them ran on; no algorithm runs before all targets are set."""
@@ -146,41 +142,37 @@ class _Racing:
         def finished(_: int, done: Done) -> None:
             self.say(f"  target, {done.job}: {f'failed: {done.error}' if done.error else 'done'}")
 
-        return self.pool.map(partial(jobs.carry_out, store=store, cwd=str(Path.cwd())), wanted, label=str, on_result=finished)
+        own = [replace(job, part_of=self.identity) for job in wanted]
+        return self.pool.map(partial(jobs.carry_out, store=store, cwd=str(Path.cwd())), own, label=str, on_result=finished)
 
     def _course(self, workload: Workload, target: Target, document: Mapping[str, Any]) -> tuple[Course, list[str]]:
         """A workload as it was run, and the identities of its train steps."""
-        compared = compare_recipe(document, store=self.store, pool=self.pool.map, say=self.say)
-        arms, seeds = compared.arms, self.plan.seeds
+        compared = compare_recipe(document, store=self.store, pool=self.pool.map, say=self.say, part_of=self.identity)
+        arms, asked = compared.arms, self.plan.asked
         course = Course(
             workload=workload,
             target=target,
             comparison=compared.id,
-            studies={name: study_times(arm, target, seeds, self.plan.asked.clock) for name, arm in arms.items()},
-            seconds={name: study_times(arm, target, seeds, "seconds") for name, arm in arms.items()},
+            studies=times_by(asked.clock, self.plan, arms, target),
+            others={clock: times_by(clock, self.plan, arms, target) for clock in asked.other_clocks},
         )
-        trials = [done for arm in arms.values() for several in arm.studies.values() for done in several]
-        return course, [step.identity for done in trials for step in done.steps if step.section == "train"]
+        timed = [done for arm in arms.values() for several in (*arm.studies.values(), arm.done.values()) for done in several]
+        return course, [step.identity for done in timed for step in done.steps if step.section == "train"]
 
 
 def comparison(plan: Plan, workload: Workload, target: Target) -> dict[str, Any]:
     """The comparison of all algorithms on one workload, as ``whet compare`` takes it."""
     asked, step = plan.asked, f"train.{workload.step}"
-    return {
-        **workload.document,
-        "name": recipe_name(plan, workload),
-        COMPARE: {
-            "variants": {
-                name: {f"{step}.{path}": v for path, v in changes.items()} for name, changes in asked.algorithms.items()
-            },
-            "seeds": list(plan.seeds),
-            "stage": workload.step,
-            "target": str(target),
-            "tune": {f"{step}.{path}": span for path, span in asked.tune.items()},
-            "trials": asked.trials,
-            "studies": True,
-        },
+    section: dict[str, Any] = {
+        "variants": plan.variants(workload),
+        "seeds": list(plan.seeds),
+        "stage": workload.step,
+        "target": str(target),
     }
+    if not asked.self_tuning:
+        tune = {f"{step}.{path}": span for path, span in asked.tune.items()}
+        section |= {"tune": tune, "trials": asked.trials, "studies": True}
+    return {**workload.document, "name": recipe_name(plan, workload), COMPARE: section}
 
 
 def refuse_moved_target(document: Mapping[str, Any], ledger: Ledger) -> None:
@@ -191,8 +183,8 @@ def refuse_moved_target(document: Mapping[str, Any], ledger: Ledger) -> None:
     """
     for earlier in reversed(ledger.comparisons()):
         was = earlier.document.get(COMPARE, {})
-        if earlier.result.get("targets") and _setting(earlier.document) == _setting(document):
-            if was.get("target") != document[COMPARE]["target"]:
+        if "variants" in earlier.result and was.get("target") and _setting(earlier.document) == _setting(document):
+            if was["target"] != document[COMPARE]["target"]:
                 raise RecipeError(
                     f"{document['name']}: the target {document[COMPARE]['target']} was chosen after results were seen: comparison "
                     f"{earlier.id} ran this workload and these studies to {was.get('target')}. Keep that target, or race on studies "

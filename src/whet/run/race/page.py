@@ -12,13 +12,17 @@ from whet.budget import shown
 from whet.measure.statistics import ratios
 from whet.measure.statistics.profiles import RATIO_LIMIT
 from whet.run.plain import as_yaml
+from whet.run.race.asked import MORE_TIME
 from whet.run.race.figures import profiles
+from whet.run.race.standing import judge
 from whet.run.report import copy_out, environment
 
 if TYPE_CHECKING:
     from whet.run.race.carry import Race
     from whet.run.race.standing import Course
 
+UNITS = {clock: clock for clock in ("steps", "tokens", "examples", "flops", "seconds")} | {"processor": "processor seconds"}
+"""What a clock counts, in words."""
 PAGE, DATA, REPEAT = "race.html", "race.json", "race.yaml"
 
 
@@ -27,15 +31,42 @@ def write_page(race: Race, folder: Path, out: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     repeat = as_yaml(race.plan.document)
     data = summary(race)
+    page = environment().get_template("race.html").render(**shown_of(data), repeat=repeat)
     (folder / REPEAT).write_text(repeat, encoding="utf-8")
     (folder / DATA).write_text(json.dumps(data, indent=1, default=str), encoding="utf-8")
-    figure = profiles(ratios(race.standing.counted))
-    template = environment().get_template("race.html")
-    page = template.render(
-        race=data, figure=figure, repeat=repeat, limit=RATIO_LIMIT, clock=race.plan.asked.clock, shown=time, speed=speed
-    )
     (folder / PAGE).write_text(page, encoding="utf-8")
     return folder / PAGE if out is None else copy_out(folder / PAGE, {}, out)
+
+
+def shown_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template of a race's page needs of a race as plain data."""
+    return {
+        "race": data,
+        "figure": profiles(ratios(_counted(data))),
+        "limit": RATIO_LIMIT,
+        "more_time": MORE_TIME,
+        "rules": rules(data),
+        "in_unit": UNITS,
+        "shown": time,
+        "speed": speed,
+    }
+
+
+def _counted(data: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Algorithm -> its times on the workloads, those that it lost being infinite."""
+    bases = [course for course in data["courses"] if not course["variant_of"]]
+    return {
+        name: [math.inf if c["workload"] in lost or c["times"][name] is None else c["times"][name] for c in bases]
+        for name, lost in data["lost"].items()
+    }
+
+
+def rules(data: Mapping[str, Any]) -> str:
+    """The ruleset of a race in words."""
+    number = data["studies"]
+    if data.get("ruleset") == "self-tuning":
+        return f"self-tuning: {number} run{'s' if number > 1 else ''}, each of {MORE_TIME:g} times the workload's time"
+    return f"external tuning: {number} stud{'ies' if number > 1 else 'y'} of {data['trials']} trials"
 
 
 def summary(race: Race) -> dict[str, Any]:
@@ -46,6 +77,7 @@ def summary(race: Race) -> dict[str, Any]:
         "id": race.id,
         "name": race.plan.name,
         "about": race.plan.document.get("about") or "",
+        "ruleset": asked.ruleset,
         "clock": asked.clock,
         "trials": asked.trials,
         "studies": asked.studies,
@@ -55,6 +87,7 @@ def summary(race: Race) -> dict[str, Any]:
         "algorithms": {name: dict(changes) for name, changes in asked.algorithms.items()},
         "courses": [_course(course) for course in race.courses],
         "scores": dict(standing.scores),
+        "scores_by": {clock: dict(judge(race.plan, [c.by(clock) for c in race.courses]).scores) for clock in asked.other_clocks},
         "wins": wins,
         "lost": {name: list(lost) for name, lost in standing.lost.items()},
         "speed_ups": {name: {k: _number(v) for k, v in vars(s).items()} for name, s in standing.speed_ups.items()},
@@ -81,9 +114,15 @@ def _course(course: Course) -> dict[str, Any]:
             "repeated": [_number(value) for value in target.repeated],
         },
         "comparison": course.comparison,
+        **_timed(course),
+        "others": {clock: _timed(course.by(clock)) for clock in course.others},
+    }
+
+
+def _timed(course: Course) -> dict[str, Any]:
+    return {
         "times": {name: _number(value) for name, value in course.times.items()},
         "studies": {name: [_number(value) for value in several] for name, several in course.studies.items()},
-        "seconds": {name: [_number(value) for value in several] for name, several in course.seconds.items()},
         "order": course.order,
     }
 
@@ -98,16 +137,19 @@ def time(value: float | None) -> str:
 
 
 def lines(data: Mapping[str, Any]) -> list[str]:
-    """A race's summary as text: a table of times, then the scores."""
-    return [f"race {data['id']}", *_table(list(_rows(data))), "", *_scores(data), *_remarks(data)]
+    """A race's summary as text: a table of times by every clock, that which decides first, then the scores."""
+    clocks = [data["clock"], *data.get("scores_by", ())]
+    tables = [line for clock in clocks for line in ("", *_table(list(_rows(data, clock))))]
+    return [f"race {data['id']}, {rules(data)}", *tables, "", *_scores(data), *_remarks(data)]
 
 
-def _rows(data: Mapping[str, Any]) -> Iterator[list[str]]:
+def _rows(data: Mapping[str, Any], clock: str) -> Iterator[list[str]]:
     names = list(data["scores"])
-    yield [f"median {data['clock']} to the target", "target", *names]
+    yield [f"median {UNITS[clock]} to the target", "target", *names]
     for course in data["courses"]:
         indent = "  " if course["variant_of"] else ""
-        yield [indent + course["workload"], course["target"], *(time(course["times"][name]) for name in names)]
+        times = (course if clock == data["clock"] else course["others"][clock])["times"]
+        yield [indent + course["workload"], course["target"], *(time(times[name]) for name in names)]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -121,6 +163,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _scores(data: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(data["scores"], key=lambda n: -data["scores"][n]):
         told = f"  {name}: score {data['scores'][name]:.3f}, fastest on {len(data['wins'][name])}"
+        told += "".join(f"; score by {UNITS[clock]} {scores[name]:.3f}" for clock, scores in data.get("scores_by", {}).items())
         fast = data["speed_ups"].get(name)
         yield told + (f"; {speed(fast)} {data['reference']}" if fast else "")
     for test in data["tests"]:
@@ -132,7 +175,7 @@ def speed(fast: Mapping[str, Any]) -> str:
     if fast["value"] is None:
         return "no workload in common with"
     interval = f" [{fast['low']:.2f}, {fast['high']:.2f}]" if fast["low"] is not None else ""
-    return f"{fast['value']:.2f}{interval} times as fast over {fast['n']} workloads as"
+    return f"{fast['value']:.2f}{interval} times as fast over {fast['n']} workload{'s' if fast['n'] != 1 else ''} as"
 
 
 def _remarks(data: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,14 @@ A race is a file with a section ``race``::
           target: perplexity=3.2           # fixed beforehand; or ``perplexity``, and reference optimizers set it
           variants: {deep: {model.layers: 4}}
 
+or, by the other ruleset, without anybody's tuning::
+
+      ruleset: self-tuning
+      algorithms:
+        adamw: {optimizer: adamw, lr: 3e-3}                       # one fixed setting
+        nesterov: {optimizer: nesterov, tune: {lr: 1e-2..1}}      # tunes itself, on the clock: ``trials`` points in turn
+      references: {tune: {lr: 1e-4..1}}                           # where targets are still to be set
+
 An algorithm may change how the train step trains, not what: neither model, rows, objective nor evaluation. A variant is the same
 workload with a changed network; it has a target of its own.
 
@@ -25,13 +33,10 @@ Paper: algoperf — Benchmarking Neural Network Training Algorithms
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from annotated_types import Ge, Gt
-
-from whet import parts
 from whet.errors import RecipeError, unknown
 from whet.recipe import Recipe, read
 from whet.recipe_order import check_name
@@ -40,54 +45,18 @@ from whet.recipe_text import apply_override, read_yaml, set_field
 from whet.run.bundled import find_recipe
 from whet.run.compare.graph import named
 from whet.run.compare.plan import SECTION as COMPARE
-from whet.run.compare.tuning import Range
-
-SECTION = "race"
-FIELDS = ("optimizer", "schedule", "batch_size", "lr", "lr_schedule", "lr_final", "warmup", "clip")
-"""Fields of a train step that make an algorithm, and may be tuned."""
-
-
-@dataclass(frozen=True)
-class References:
-    """How targets are set: ``trials`` points for each reference optimizer, and ``reruns`` of the best of all."""
-
-    trials: Annotated[int, Gt(0)] = 20
-    reruns: Annotated[int, Gt(0)] = 5
-
-
-@dataclass(frozen=True)
-class AskedWorkload:
-    """One workload as it is written. ``optional``: left out, and said so, where a data file of it is not there."""
-
-    recipe: Any
-    target: str
-    variants: Mapping[str, Any] = field(default_factory=dict)
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The fields of the section ``race``.
-
-    algorithms: name -> fields of the train step.  workloads: name -> fields of :class:`AskedWorkload`.
-    tune: fields to tune, each with its range.  trials, studies: points in a study, and how many studies there are.
-    seed: of the first study.
-    clock: what time is counted in; of ``seconds`` only runs on an otherwise idle machine say something.
-    reference: the algorithm that speed-ups are told against; default the first.
-    strict_variants: an algorithm that misses the target of a variant loses the workload.
-    references: fields of :class:`References`.
-    """
-
-    algorithms: Mapping[str, Any]
-    workloads: Mapping[str, Any]
-    tune: Mapping[str, str]
-    trials: Annotated[int, Gt(0)] = 5
-    studies: Annotated[int, Gt(0)] = 3
-    seed: Annotated[int, Ge(0)] = 0
-    clock: Literal["steps", "tokens", "examples", "flops", "seconds"] = "steps"
-    reference: str | None = None
-    strict_variants: bool = True
-    references: Mapping[str, Any] = field(default_factory=dict)
+from whet.run.race.asked import (
+    FIELDS,
+    MORE_TIME,
+    SECTION,
+    Asked,
+    AskedWorkload,
+    References,
+    check_rules,
+    entries_of,
+    lengthened,
+    read_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -107,10 +76,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Plan:
-    """A race, read and checked. ``left_out``: workload -> why it does not take part."""
+    """A race, read and checked. ``entries``: algorithm -> what it tries in turn, each with its fields of the train step (one,
+    of its own name, unless it tunes itself).  ``left_out``: workload -> why it does not take part.
+    """
 
     name: str
     asked: Asked
+    entries: Mapping[str, Mapping[str, Mapping[str, Any]]]
     workloads: tuple[Workload, ...]
     references: References
     reference: str
@@ -121,6 +93,22 @@ class Plan:
     def seeds(self) -> tuple[int, ...]:
         """One for each study."""
         return tuple(range(self.asked.seed, self.asked.seed + self.asked.studies))
+
+    def variants(self, workload: Workload) -> dict[str, dict[str, Any]]:
+        """The variants of a workload's comparison: the fields that each sets, by the entries of all algorithms.
+
+        Raises:
+            RecipeError: an attempt would have less than a step.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for name, tried in self.entries.items():
+            longer: Mapping[str, Any] = {}
+            if self.asked.self_tuning:
+                where = f"{SECTION}.algorithms.{name}: workload {workload.name!r}"
+                longer = lengthened(workload.document["train"][0], MORE_TIME / len(tried), where)
+            for entry, changes in tried.items():
+                found[entry] = {f"train.{workload.step}.{path}": value for path, value in {**changes, **longer}.items()}
+        return found
 
 
 def make_plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Plan:
@@ -140,51 +128,47 @@ def make_plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] =
         if key not in ("whet", "name", "about", SECTION):
             raise RecipeError(f"{key}: {unknown('field of a race', str(key), ['name', 'about', SECTION])}")
     check_name(str(document.get("name", "race")), "name", "a race")
-    asked: Asked = _fields(Asked, document.get(SECTION), SECTION, "a race")
-    _check_algorithms(asked)
+    asked: Asked = read_fields(Asked, document.get(SECTION), SECTION, "a race")
+    references: References = read_fields(References, asked.references, f"{SECTION}.references", "a race's references")
+    check_rules(asked, references)
+    entries = {name: entries_of(asked, str(name), changes) for name, changes in asked.algorithms.items()}
     several = [_workloads(str(name), entry) for name, entry in asked.workloads.items()]
     left_out = {name: found for name, found in zip(asked.workloads, several) if isinstance(found, str)}
     workloads = tuple(workload for found in several if not isinstance(found, str) for workload in found)
     if not workloads:
         raise RecipeError(f"{SECTION}.workloads: none is left to race on. {'; '.join(left_out.values())}")
-    return Plan(
+    if asked.self_tuning and not references.tune and any(workload.target is None for workload in workloads):
+        raise RecipeError(
+            f"{SECTION}.references.tune: targets are to be set, so give the reference optimizers a search space, such as "
+            "{lr: 1e-4..1}, or give every workload and variant a target"
+        )
+    plan = Plan(
         name=str(document.get("name", "race")),
         asked=asked,
+        entries=entries,
         workloads=workloads,
-        references=_fields(References, asked.references, f"{SECTION}.references", "a race's references"),
+        references=references if references.tune else replace(references, tune=asked.tune),
         reference=_reference(asked),
         left_out=left_out,
         document=document,
     )
+    for workload in workloads:
+        plan.variants(workload)
+    if asked.self_tuning:
+        _check_one_setting(plan)
+    return plan
 
 
-def _fields(kind: type, given: Any, where: str, what: str) -> Any:
-    if not isinstance(given, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {given!r}")
-    return parts.construct(kind, parts.validate(parts.settings_of(kind), given, where, what), where)
-
-
-def _check_algorithms(asked: Asked) -> None:
-    if len(asked.algorithms) < 2:
-        raise RecipeError(f"{SECTION}.algorithms: {len(asked.algorithms)} algorithm; a race needs at least two")
-    for name, changes in asked.algorithms.items():
-        if not isinstance(changes, Mapping):
-            raise RecipeError(f"{SECTION}.algorithms.{name}: expected a mapping of fields to values, got {changes!r}")
-        for path in changes:
-            _check_field(str(path), f"{SECTION}.algorithms.{name}")
-    if not asked.tune:
-        raise RecipeError(f"{SECTION}.tune: give a range to tune, such as lr: 1e-4..1; the same for every algorithm and workload")
-    for path, span in asked.tune.items():
-        _check_field(str(path), f"{SECTION}.tune")
-        Range.parse(path, span)
-
-
-def _check_field(path: str, where: str) -> None:
-    first = path.partition(".")[0]
-    if first not in FIELDS:
-        hint = "it is written without the step, since it is the same for every workload" if first == "train" else ""
-        hint = hint or "an algorithm does not change model, rows, objective, length or evaluation"
-        raise RecipeError(f"{where}.{path}: {unknown('field of an algorithm', first, FIELDS)}; {hint}")
+def _check_one_setting(plan: Plan) -> None:
+    """Refuses an algorithm that would take what it does not set from workloads that set it differently."""
+    steps = [workload.document["train"][0] for workload in plan.workloads]
+    for name, tried in plan.entries.items():
+        for path in (path for path in FIELDS if path != "batch_size"):
+            if any(path not in changes for changes in tried.values()) and any(s.get(path) != steps[0].get(path) for s in steps):
+                raise RecipeError(
+                    f"{SECTION}.algorithms.{name}: the workloads' train steps differ in {path!r}, and under the self-tuning ruleset an "
+                    f"algorithm has one setting for all of them; give it {path!r}, or take it out of the workloads"
+                )
 
 
 def _reference(asked: Asked) -> str:
@@ -200,7 +184,7 @@ def _workloads(name: str, entry: Any) -> list[Workload] | str:
     where = f"{SECTION}.workloads.{name}"
     if isinstance(entry, Mapping) and "tune" in entry:
         raise RecipeError(f"{where}.tune: a search space for one workload would not be fair; write it once, as {SECTION}.tune")
-    asked: AskedWorkload = _fields(AskedWorkload, entry, where, "a workload")
+    asked: AskedWorkload = read_fields(AskedWorkload, entry, where, "a workload")
     document = dict(asked.recipe) if isinstance(asked.recipe, Mapping) else read_yaml(find_recipe(asked.recipe), {})
     if COMPARE in document:
         raise RecipeError(f"{where}.recipe: it has a section {COMPARE!r}; what varies, is tuned and aimed at is said by the race")

@@ -1,7 +1,8 @@
 """The judge of a race: time to target by workload, and from it scores, speed-ups and who is faster than whom.
 
-The time of an algorithm on a workload is the median over studies of the shortest over the trials of a study; a trial that never
-reaches the target, or fails, is infinite and takes part. With ``strict_variants`` an algorithm that misses the target of a
+The time of an algorithm on a workload is the median over studies. A study's time is the shortest over its trials, or by the
+self-tuning ruleset that of its attempts in turn: of the first that reaches the target, with all that those before it took. A study
+that never reaches the target, or fails, is infinite and takes part. With ``strict_variants`` an algorithm that misses the target of a
 variant has lost the workload that it is a variant of. Only workloads count for the scores, their variants do not.
 
 Paper: algoperf — Benchmarking Neural Network Training Algorithms
@@ -17,6 +18,7 @@ from statistics import median
 
 from whet.measure.statistics import SpeedUp, TestResult, holm, performance_profile, sign_test, speed_up
 from whet.run.compare.arms import Arm
+from whet.run.compare.jobs import Done
 from whet.run.compare.studies import watched
 from whet.run.compare.target import first_reaching
 from whet.run.race.plan import Plan, Workload
@@ -25,20 +27,24 @@ from whet.run.race.targets import Target
 
 @dataclass(frozen=True)
 class Course:
-    """One workload or variant as it was run. ``studies``: algorithm -> the time of each study; ``seconds``: the same in seconds
-    of training, of whichever machine it was. ``comparison``: the id of what the ledger keeps of it.
+    """One workload or variant as it was run. ``studies``: algorithm -> the time of each study; ``others``: the same by the
+    race's other clocks. ``comparison``: the id of what the ledger keeps of it.
     """
 
     workload: Workload
     target: Target
     comparison: str
     studies: Mapping[str, Sequence[float]]
-    seconds: Mapping[str, Sequence[float]]
+    others: Mapping[str, Mapping[str, Sequence[float]]]
 
     @property
     def times(self) -> dict[str, float]:
         """Algorithm -> its time."""
         return {name: median(studies) for name, studies in self.studies.items()}
+
+    def by(self, clock: str) -> Course:
+        """The same with another of its clocks deciding."""
+        return replace(self, studies=self.others[clock])
 
     @property
     def order(self) -> dict[str, int]:
@@ -69,12 +75,50 @@ class Standing:
         return found
 
 
-def study_times(arm: Arm, target: Target, seeds: Sequence[int], clock: str) -> list[float]:
-    """The time of each study of an algorithm: that of its trial which reaches the target first."""
-    goal, unit = (target.metric, target.value), "step" if clock == "steps" else clock
+def times_by(clock: str, plan: Plan, arms: Mapping[str, Arm], target: Target) -> dict[str, list[float]]:
+    """Algorithm -> the time of each study of it on a workload.
+
+    Args:
+        arms: the variants of the workload's comparison, as they were run.
+    """
+    take = run_times if plan.asked.self_tuning else study_times
+    return {name: take([arms[entry] for entry in entries], target, plan.seeds, clock) for name, entries in plan.entries.items()}
+
+
+def study_times(arms: Sequence[Arm], target: Target, seeds: Sequence[int], clock: str) -> list[float]:
+    """External tuning: the time of each study, that of its trial which reaches the target first."""
     return [
-        min((first_reaching(watched(done), goal, unit) for done in arm.studies.get(seed, ())), default=math.inf) for seed in seeds
+        min((reached(done, target, clock)[0] for arm in arms for done in arm.studies.get(seed, ())), default=math.inf)
+        for seed in seeds
     ]
+
+
+def run_times(arms: Sequence[Arm], target: Target, seeds: Sequence[int], clock: str) -> list[float]:
+    """Self-tuning: the time of each run, whose attempts, one for each arm, are made in turn."""
+    return [in_turn([reached(arm.done.get(seed), target, clock) for arm in arms]) for seed in seeds]
+
+
+def in_turn(attempts: Sequence[tuple[float, float]]) -> float:
+    """When a run of several attempts reaches the target: what those before the first that does took, and it up to there.
+
+    Args:
+        attempts: when each reaches the target, infinite for never, and all that it took (infinite for one that failed).
+
+    >>> in_turn([(math.inf, 20.0), (5.0, 20.0), (1.0, 20.0)])
+    25.0
+    """
+    before = 0.0
+    for time, whole in attempts:
+        if math.isfinite(time):
+            return before + time
+        before += whole
+    return math.inf
+
+
+def reached(done: Done | None, target: Target, clock: str) -> tuple[float, float]:
+    """When a run reaches the target and how long it was, by a clock; both infinite if it failed."""
+    unit, points = "step" if clock == "steps" else clock, watched(done) if done else ()
+    return first_reaching(points, (target.metric, target.value), unit), float(points[-1][unit]) if points else math.inf
 
 
 def judge(plan: Plan, courses: Sequence[Course]) -> Standing:

@@ -1,8 +1,8 @@
 """The target of a workload, set before the race by reference optimizers that do not take part for it.
 
-Each of four optimizers is tried at the same points of the race's search space; the one run that comes nearest to perfect on
-validation is repeated with new seeds, and the target is the median of the best values of these repetitions: a lucky run does
-not set it. Trials, repetitions and the race's own studies all have seeds of their own.
+Each of four optimizers is tried at the same points of a search space, the race's if it has one; the one run that comes nearest to
+perfect on validation is repeated with new seeds, and the target is the median of the best values of these repetitions: a lucky run
+does not set it. Trials, repetitions and the race's own studies all have seeds of their own.
 
 Paper: algoperf — Benchmarking Neural Network Training Algorithms
 """
@@ -58,7 +58,7 @@ def set_target(plan: Plan, workload: Workload, run: Callable[[Sequence[Job]], Se
     from whet.measure.estimates import is_better_high
 
     seed, metric = plan.asked.seed + TARGET_SEED, workload.metric
-    ranges = [Range.parse(f"train.{workload.step}.{path}", span) for path, span in plan.asked.tune.items()]
+    ranges = [Range.parse(f"train.{workload.step}.{path}", span) for path, span in plan.references.tune.items()]
     trials = [
         _job(plan, workload, name, seed, values)
         for name in OPTIMIZERS

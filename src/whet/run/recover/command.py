@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,13 +16,17 @@ from whet.recipe import read
 from whet.run.comparisons import read_stage_results
 from whet.run.models import open_model
 from whet.run.recover.groups import Results, grouped
+from whet.run.recover.notes import adapter_notes, overlap_notes, row_notes, trained_on
 from whet.run.recover.page import headline, write_page
-from whet.run.recover.plan import DIAGNOSIS, REPAIRED, Recovery, adapter_for, recovery_document, share_of
+from whet.run.recover.plan import DIAGNOSIS, REPAIR, REPAIRED, Recovery, adapter_for, recovery_document, share_of
 from whet.run.recover.proof import Proof, prove
-from whet.run.report import copy_out
+from whet.run.report import check_out, copy_out
 from whet.run.runner import run_recipe
 from whet.run.steps import MODEL, ROWS
 from whet.run.store import Store
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Recovered:
             "page": str(self.page),
             "model": str(self.model),
             "recovered": dict(self.proof.recovered),
+            "verdicts": {
+                change.task: {"change": change.verdict, "repair": repair.verdict, "left": left.verdict}
+                for change, repair, left in zip(self.proof.broke, self.proof.repaired, self.proof.left)
+            },
+            "capabilities": {task: [c.data() for c in several] for task, several in self.proof.capabilities.items()},
             "bounds": [vars(bound) for bound in self.proof.bounds],
             "met": self.proof.met,
             "notes": list(self.notes),
@@ -80,12 +89,15 @@ def recover(
         RecipeError, ModelError, DataError: what cannot be repaired; nothing has been trained.
     """
     quiet_transformers()
+    check_out(out)
     store = store or Store.open()
     keeping = adapter_for(open_model(asked.model))
-    document, notes = recovery_document(asked, keeping), _notes(asked.adapter, keeping)
+    document, notes = recovery_document(asked, keeping), adapter_notes(asked.adapter, keeping)
     result = run(read(document), store=store, quiet=quiet)
     results, how = _by_group(asked, document, result.folders)
-    proof = prove(results, within, max_negative_flips, how)
+    trained = trained_on(results, _rows(result.folders[REPAIR]))
+    proof = prove(results, within, max_negative_flips, how, trained)
+    notes += [*row_notes({step.name: step for step in result.run.steps}), *overlap_notes(trained)]
     page = write_page(result.run, proof, result.report.parent, notes)
     model = result.folders[REPAIRED] / MODEL
     if out is not None:
@@ -94,21 +106,20 @@ def recover(
     return Recovered(result.run.id, proof, page, model, notes)
 
 
-def _notes(adapter: Any, keeping: str) -> list[str]:
-    """What the asked-for adapter undoes of the change. One that would make a quantized model dense is refused by training."""
-    if adapter is None or keeping != "sparse" or parts.effective(parts.build("adapter", adapter))["name"] == "sparse":
-        return []
-    return [f"the model was pruned, and the adapter {adapter!r} fills its zeros again; the adapter sparse keeps them"]
-
-
 def _by_group(asked: Recovery, document: Mapping[str, Any], folders: Mapping[str, Path]) -> tuple[Results, dict[str, str]]:
     """The measured results, their examples in the groups of the diagnosis."""
-    from datasets import load_from_disk
-
-    pool = load_from_disk(str(folders[DIAGNOSIS] / ROWS))
+    pool = _rows(folders[DIAGNOSIS])
     held_out = parts.build("source", document["data"][0]["source"])("test") if asked.by and not asked.tasks else ()
     results = read_stage_results(folders["proof"])
     return grouped(results, pool, lambda: open_model(asked.reference), asked.by, held_out)
+
+
+def _rows(folder: Path) -> Dataset:
+    """The rows of a data step."""
+    from datasets import load_from_disk
+
+    rows: Any = load_from_disk(str(folder / ROWS))
+    return rows
 
 
 def recovery(model: str, reference: str, data: Any, budget: str | float = 0.04, **fields: Any) -> Recovery:
@@ -124,14 +135,13 @@ def recovery(model: str, reference: str, data: Any, budget: str | float = 0.04, 
     settings = dict(Recovery("", "", "").settings)
     if {"steps", "tokens", "epochs", "budget"} & given.keys():
         settings.pop("epochs")
-    about = f"What the change from {reference} to {model} broke, and its repair."
+    fields.setdefault("about", f"What the change from {reference} to {model} broke, and its repair.")
     return Recovery(
         model=_model(model),
         reference=_model(reference),
         data=data,
-        budget=share_of(budget),
+        budget=share_of(budget, "budget"),
         settings={**settings, **given},
-        about=about,
         **fields,
     )
 
@@ -152,8 +162,8 @@ def recover_command(options: Any) -> Recovered:
         settings=dict(_setting(text) for text in options.set),
         seed=options.seed,
     )
-    within = share_of(options.within) if options.within else None
-    flips = share_of(options.max_negative_flips) if options.max_negative_flips else None
+    within = share_of(options.within, "within") if options.within else None
+    flips = share_of(options.max_negative_flips, "max_negative_flips") if options.max_negative_flips else None
     return recover(asked, within=within, max_negative_flips=flips, out=options.out, quiet=options.json)
 
 
@@ -164,7 +174,7 @@ def _model(text: str) -> str:
     if not Path(text).is_dir() and (text in bundled_models() or ("/" in text and ":" not in text)):
         return text
     folder = find_model_folder(text)
-    return str(folder / MODEL if (folder / MODEL).is_dir() else folder)
+    return str((folder / MODEL if (folder / MODEL).is_dir() else folder).absolute())
 
 
 def _part(text: str) -> Any:

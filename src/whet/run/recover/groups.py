@@ -15,6 +15,7 @@ from scipy.spatial.distance import cdist
 
 from whet.data.clusters import MOST_ROWS
 from whet.data.drift import prompt_embeddings, replies
+from whet.data.messages import prompt_text
 from whet.measure.estimates import by_groups
 from whet.measure.metrics.accuracy import accuracy
 from whet.measure.metrics.perplexity import perplexity
@@ -41,7 +42,7 @@ def grouped(
 
     Args:
         results: task -> stage -> result.
-        pool: the diagnosed rows, with ``prompt`` and ``group``.
+        pool: the diagnosed rows, with ``group``.
         reference: opens the reference model, where prompts have to be compared.
         by: the column that the pool was grouped by.
         held_out: rows that may be the measured ones, to read ``by`` from.
@@ -49,7 +50,7 @@ def grouped(
     Returns:
         The results, and for each task a sentence on how its examples were grouped, or why they were not.
     """
-    known = {str(row["prompt"]): str(row[by]) for row in held_out if by and row.get("prompt") and row.get(by) is not None}
+    known = {prompt_text(row): str(row[by]) for row in held_out if by and row.get(by) is not None}
     found, how = {}, {}
     for task, by_stage in results.items():
         outcomes = next(iter(by_stage.values())).outcomes
@@ -75,7 +76,7 @@ def _names(
         return {o.id: o.labels[label] for o in outcomes}, f"One line for each {label} of the measured examples."
     if by and all(outcome.prompt in known for outcome in outcomes):
         return {o.id: known[o.prompt] for o in outcomes}, f"One line for each value of the column {by}."
-    if not all(outcome.prompt for outcome in outcomes) or "prompt" not in pool.column_names:
+    if not all(outcome.prompt for outcome in outcomes):
         return {}, "One line for all examples: they have no prompt by which they could be put into the pool's groups."
     nearest = nearest_groups(reference(), pool, [o.prompt for o in outcomes])
     sentence = (

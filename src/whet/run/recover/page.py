@@ -69,20 +69,29 @@ def write_page(run: Run, proof: Proof, folder: Path, notes: Sequence[str] = ()) 
 
 def headline(proof: Proof) -> str:
     """The outcome in one line."""
-    return "; ".join(f"{task}: {won_back(share)}" for task, share in proof.recovered.items())
+    return "; ".join(f"{broke.task}: {outcome(proof, broke.task)}" for broke in proof.broke)
 
 
-def won_back(share: float | None) -> str:
-    """What became of the loss, in words.
+def outcome(proof: Proof, task: str) -> str:
+    """What became of a task's loss, in words."""
+    broke, repaired = (next(c for c in side if c.task == task) for side in (proof.broke, proof.repaired))
+    return won_back(proof.recovered[task], broke.verdict == "worse", repaired.verdict in ("better", "worse"))
+
+
+def won_back(share: float | None, is_lost: bool = True, is_changed: bool = True) -> str:
+    """What became of the loss, in words; and what of it may be chance: the loss unless ``is_lost``, the rest unless ``is_changed``.
 
     >>> won_back(0.47), won_back(-0.1), won_back(None)
     ('47% of the loss was won back', 'the repair made it worse, by 10% of the loss', 'nothing was lost')
+    >>> won_back(0.47, is_lost=False), won_back(0.47, is_changed=False)
+    ('47% of the loss was won back, but the loss itself may be chance', '47% of the loss was won back, which may be chance')
     """
     if share is None:
         return "nothing was lost"
+    chance = "" if is_lost and is_changed else ", which may be chance" if is_lost else ", but the loss itself may be chance"
     if share < 0:
-        return f"the repair made it worse, by {-100 * share:.0f}% of the loss"
-    return f"{100 * share:.0f}% of the loss was won back"
+        return f"the repair made it worse, by {-100 * share:.0f}% of the loss{chance}"
+    return f"{100 * share:.0f}% of the loss was won back{chance}"
 
 
 def pool_groups(steps: Mapping[str, StepRecord]) -> list[figures.Group]:
@@ -131,10 +140,13 @@ def _task(proof: Proof, task: str, groups: Sequence[figures.Group]) -> dict[str,
     return {
         "name": task,
         "metric": metric,
+        "unit": " in nats per token" if broke.metric == "perplexity" else "",
         "direction": "higher is better" if broke.better_high else "lower is better",
         "count": f"{capabilities[0].items:,}",
         "grouped": proof.grouped.get(task, ""),
-        "summary": _summary(metric, capabilities[0], proof.recovered[task]),
+        "summary": _summary(metric, capabilities[0], outcome(proof, task)),
+        "groups": [_group(c) for c in capabilities if c.changes],
+        "corrected": next((c.changes[0].comparisons for c in capabilities if c.changes), 0),
         "figure": figures.loop(capabilities, chosen, metric),
         "verdicts": [{"title": title, "kind": c.verdict, "text": _sentence(c)} for title, c in titles],
         "flips": _flip_rates(broke, left),
@@ -171,9 +183,22 @@ def _negative(comparison: Comparison) -> list[dict[str, str]]:
     ]
 
 
-def _summary(metric: str, whole: Capability, share: float | None) -> str:
+def _group(capability: Capability) -> dict[str, Any]:
+    """One line of the table of groups: each change with its interval, and whether it is shown."""
+    changes = [
+        {
+            "kind": c.verdict if c.verdict in ("better", "worse") else "",
+            "text": f"{c.test.effect or 0:+.3g} [{c.test.low or 0:+.3g}, {c.test.high or 0:+.3g}]",
+            "p": f"{c.p:.2g}",
+        }
+        for c in capability.changes
+    ]
+    return {"name": capability.name, "count": f"{capability.items:,}", "changes": changes}
+
+
+def _summary(metric: str, whole: Capability, words: str) -> str:
     before, broken, mended = (whole.scores[stage][0] for stage in STAGES)
-    return f"{metric} went from {before:.3f} to {broken:.3f} by the change, and to {mended:.3f} by the repair: {won_back(share)}."
+    return f"{metric} went from {before:.3f} to {broken:.3f} by the change, and to {mended:.3f} by the repair: {words}."
 
 
 def _sentence(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ Written as a recipe, a recovery is resumed, reused and recorded like any run, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from whet import parts
-from whet.errors import RecipeError, unknown
+from whet.data.tables import SUFFIXES
+from whet.errors import DataError, RecipeError, unknown
 from whet.recipe import objectives
 
 REFERENCE, REPAIRED = "reference", "repaired"
@@ -32,6 +33,15 @@ FLIP_WEIGHT = 0.5
 ANSWERS, REPLIES = "held-out answers", "held-out replies"
 HELD_OUT = 0.1
 """Share of a file's rows that measures, where the file has no test rows of its own."""
+DECIDED = {
+    "name": "the train step is always called 'repaired'",
+    "data": "what is trained on is what `select` chooses",
+    "model": "the repair starts from the changed model",
+    "reference": "the model before the change is the recovery's `reference`",
+    "objective": "give the recovery's own `objective`",
+    "adapter": "give the recovery's own `adapter`",
+}
+"""Fields of the train step that a recovery fills in itself: set otherwise, its page and its proof would speak of another repair."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Recovery:
     select: the selection, by name or in recipe form; its share is the budget. ``rs2`` draws that share of the pool anew in every epoch.
     objective, adapter, settings: of the train step; adapter default: ``scales`` for a quantized model, ``sparse`` for a pruned
     one, else ``full``.  flip_aware: add the objective ``compat-distill`` against the reference.
-    tasks: what proves it; default: held-out rows of the pool, see :func:`default_tasks`.
+    tasks: what proves it, one or several; default: held-out rows of the pool, see :func:`default_tasks`.
     """
 
     model: str
@@ -56,13 +66,13 @@ class Recovery:
     objective: Any = "sft"
     adapter: Any = None
     flip_aware: bool = False
-    tasks: Sequence[Any] = ()
+    tasks: Any = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 3, "batch_size": 16, "lr": 3e-4})
     seed: int = 0
     about: str = ""
 
 
-def share_of(share: str | float) -> float:
+def share_of(share: str | float, where: str = "share") -> float:
     """``4%`` or ``0.04`` as a share in (0, 1].
 
     Raises:
@@ -77,7 +87,7 @@ def share_of(share: str | float) -> float:
     except ValueError:
         found = 0.0
     if not 0 < found <= 1:
-        raise RecipeError(f"{text!r}: expected a share such as 4% or 0.04")
+        raise RecipeError(f"{where}: expected a share such as 4% or 0.04, at most 100%, got {text!r}")
     return found
 
 
@@ -85,13 +95,15 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
     """The recipe, with ``adapter`` where none was asked for.
 
     Raises:
-        RecipeError: the data is neither a file nor a source.
+        RecipeError: the data is neither a file nor a source, or a setting that is not free.
     """
     source = pool_source(asked.data)
+    tasks = [asked.tasks] if isinstance(asked.tasks, (str, Mapping)) else list(asked.tasks)
     groups = {"by": asked.by} if asked.by else {}
     both = {"model": "base", "reference": REFERENCE}
     chosen = selection(asked.select, asked.budget)
     again = chosen["name"] == EVERY_EPOCH
+    _refuse_decided(asked.settings, again)
     selected = {} if again else {**both, "select": [chosen]}
     schedule = {"schedule": {**_without(chosen, "share"), "ratio": asked.budget}} if again else {}
     return {
@@ -127,7 +139,7 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
         "measure": [
             {
                 "name": "proof",
-                "tasks": list(asked.tasks) or default_tasks(source),
+                "tasks": tasks or default_tasks(source),
                 "models": [REFERENCE, "base", REPAIRED],
                 "against": {"base": REFERENCE, REPAIRED: ["base", REFERENCE]},
             }
@@ -136,21 +148,42 @@ def recovery_document(asked: Recovery, adapter: Any) -> dict[str, Any]:
 
 
 def pool_source(data: Any) -> dict[str, Any]:
-    """The pool in recipe form; a file's rows are held out in part if it has no test rows."""
+    """The pool in recipe form; a file's rows are held out in part if it has no test rows. Its path is written in full: the recipe
+    lies beside the page, wherever that is.
+    """
     if isinstance(data, Mapping):
         return dict(data)
     if isinstance(data, str) and data.lstrip().startswith("{"):
-        return dict(yaml.safe_load(data))
-    path = Path(data).expanduser()
+        return _source_of(data)
+    path = Path(data).expanduser().absolute()
     if path.is_dir():
         return {"name": "file", "path": str(path)}
-    if path.suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet"):
+    if path.name.removesuffix(".gz").endswith(SUFFIXES):
         return {"name": "file", "path": str(path), "test": HELD_OUT}
     if not path.suffix and "/" not in str(data):
         return {"name": str(data)}
     raise RecipeError(
         f"data: expected a data file, a source's name or a source such as '{{name: nanoworld, rows: 4000}}', got {data!r}"
     )
+
+
+def _source_of(text: str) -> dict[str, Any]:
+    """A source in recipe form, from YAML.
+
+    Raises:
+        RecipeError: no mapping.
+    """
+    try:
+        return dict(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"data {text!r} is no source such as '{{name: nanoworld, rows: 4000}}': {error}") from None
+
+
+def _refuse_decided(settings: Mapping[str, Any], again: bool) -> None:
+    decided = {**DECIDED, **({"schedule": f"{EVERY_EPOCH} is the schedule"} if again else {})}
+    for name in settings:
+        if name in decided:
+            raise RecipeError(f"settings: {name!r} cannot be set in a recovery: {decided[name]}")
 
 
 def selection(select: Any, budget: float) -> dict[str, Any]:
@@ -184,11 +217,13 @@ def default_tasks(source: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How well held-out replies of the pool are predicted; and, where its rows have an ``answer``, how many prompts are answered right.
 
     Raises:
-        DataError: the pool holds no rows out.
+        DataError: the pool holds out less than two rows.
     """
     rows = parts.build("source", source, "data")("test")
+    if len(rows) < 2:
+        raise DataError(f"data: only {len(rows)} row is held out to measure on; give more rows, or name a task")
     replies = {"name": "replies", "data": dict(source), "title": REPLIES, "limit": 2000}
-    checkable = {"prompt", "answer"} <= set(rows.column_names) and bool(rows[0]["answer"])
+    checkable = {"prompt", "answer"} <= set(rows.column_names) and any(rows["answer"])
     answers = {"name": "answers", "data": dict(source), "title": ANSWERS, "limit": 500}
     return [answers, replies] if checkable else [replies]
 
@@ -200,5 +235,5 @@ def adapter_for(model: Any) -> str:
     """
     if model.quantized:
         return "scales"
-    matrices = [p for p in model.network.parameters() if p.dim() == 2]
+    matrices = [p for p in model.network.parameters() if p.dim() >= 2]
     return "sparse" if any(float((p == 0).float().mean()) >= 0.01 for p in matrices) else "full"

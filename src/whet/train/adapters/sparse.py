@@ -1,6 +1,6 @@
 """Trains every weight but those that are 0, so that a pruned model stays pruned.
 
-In every matrix of which at least ``least`` is exactly 0 the zeros are held: their gradients are 0, so that neither the update nor
+In every matrix (and every stack of them, as of experts) of which at least ``least`` is exactly 0 the zeros are held: their gradients are 0, so that neither the update nor
 its moments nor weight decay moves them. All else is trained as by ``full``. Merging a LoRA adapter into a pruned model would
 fill the zeros again.
 
@@ -37,7 +37,7 @@ class Sparse:
             RecipeError: no matrix is pruned, or several processes train.
         """
         network = network.float().requires_grad_(True)
-        pruned = [p for p in network.parameters() if p.dim() == 2 and float((p == 0).float().mean()) >= self.least]
+        pruned = [p for p in network.parameters() if p.dim() >= 2 and float((p == 0).float().mean()) >= self.least]
         if not pruned:
             raise RecipeError(
                 f"adapter sparse: no matrix of the model has {100 * self.least:g}% zeros, so there is nothing to keep; use full or lora"

@@ -132,7 +132,7 @@ class HPT:
 
     def __call__(self, policy: Policy, batch: Batch) -> Loss:
         refuse_other_temperature(policy, batch)
-        logps, entropy = policy.logps_and_entropy(batch)
+        logps, entropy = policy.logps_and_entropy(batch, entropy_gradient=bool(self.entropy))
         advantages = token_value(batch, "advantages").to(logps.dtype)
         demo = is_demonstration(batch)
         longest = longest_completion(batch) * batch.totals.units

@@ -257,7 +257,7 @@ class UPGE:
 
     def __call__(self, policy: Policy, batch: Batch) -> Loss:
         refuse_other_temperature(policy, batch)
-        logps, entropy = policy.logps_and_entropy(batch)
+        logps, entropy = policy.logps_and_entropy(batch, entropy_gradient=bool(self.entropy))
         advantages = torch.ones_like(logps) if self.advantage == "one" else token_value(batch, "advantages").to(logps.dtype)
         weighted = self._weigh(batch, logps, advantages, entropy.detach())
         policy_loss = aggregate(batch, differentiable(weighted, logps), row_weights(self.aggregation, batch))
