@@ -191,6 +191,12 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(comparison, p=p, comparisons=len(comparisons)) for comparison, p in zip(comparisons, adjusted)]
 
 
+def alone(low: float | None, high: float | None, shown: bool, comparisons: int) -> str:
+    """What stands beside an interval that leaves out 0 where the corrected p shows nothing; else empty."""
+    taken_back = comparisons > 1 and not shown and (low or 0.0) * (high or 0.0) > 0
+    return "; the interval is of this pair alone" if taken_back else ""
+
+
 def _values(pairs: Pairs, side: int, score: str) -> list[float]:
     """Scores of one side, scaled by weight over mean weight, so that plain means of them are the weighted ones."""
     weights = [a.weight for a, _ in pairs]

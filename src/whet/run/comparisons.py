@@ -173,6 +173,8 @@ def _shown(comparison: judge.Comparison, by_stage: Mapping[str, TaskResult]) -> 
 
 
 def _sentence(comparison: judge.Comparison) -> str:
+    from whet.measure.compare import alone
+
     test = comparison.test
     unit = " nats per token" if comparison.metric == "perplexity" else ""
     digits = _digits(test.low or 0.0, test.high or 0.0)
@@ -181,8 +183,8 @@ def _sentence(comparison: judge.Comparison) -> str:
         f"[{test.low or 0:+.{digits}f}, {test.high or 0:+.{digits}f}], {test.name} p = {comparison.p:.2g}"
     )
     if comparison.comparisons > 1:
-        alone = comparison.verdict == "no difference found" and (test.low or 0.0) * (test.high or 0.0) > 0
-        change += f" (Holm over {comparison.comparisons}{'; the interval is of this pair alone' if alone else ''})"
+        said = alone(test.low, test.high, comparison.verdict != "no difference found", comparison.comparisons)
+        change += f" (Holm over {comparison.comparisons}{said})"
     seen = f"A difference of {comparison.detectable:.3f} would have been seen with 80% power."
     if math.isinf(comparison.detectable):
         seen = "These examples could have shown none, however large, with 80% power."

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whet.errors import DataError, RecipeError
-from whet.measure.compare import compare, guard
+from whet.measure.compare import alone, compare, guard
 from whet.measure.conditions import differences
 from whet.measure.estimates import documents_of, is_better_high
 from whet.measure.estimates import mean as share_or_mean
@@ -86,8 +86,8 @@ class Verdict:
         change = f"{self.first_value:.4g} to {self.second_value:.4g}{self.unit and ' ' + self.unit}"
         change += f", difference {self.effect:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
         corrected = f", corrected over {self.comparisons} tests" if self.comparisons > 1 else ""
-        alone = "; the interval is of this pair alone" if corrected and self.kind == "open" and self.low * self.high > 0 else ""
-        change += f", p = {self.p:.2g} ({self.test}, {self.note}{corrected}{alone})"
+        corrected += alone(self.low, self.high, self.kind != "open", self.comparisons)
+        change += f", p = {self.p:.2g} ({self.test}, {self.note}{corrected})"
         seen = power_words(self.detectable)
         return {
             "better": f"better: {change}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.budget import shown
+from whet.measure.compare import alone
 from whet.run.plain import as_yaml
 from whet.run.recover import figures
 from whet.run.recover.plan import AFTER, DIAGNOSIS, REPAIR, REPAIRED
@@ -203,9 +204,10 @@ def _summary(metric: str, whole: Capability, words: str) -> str:
 
 def _sentence(comparison: Comparison) -> str:
     test = comparison.test
+    said = alone(test.low, test.high, comparison.verdict != "no difference found", comparison.comparisons)
     unit = " in nats per token" if comparison.metric == "perplexity" else ""
     return (
         f"{VERDICTS.get(comparison.verdict, comparison.verdict)}. {comparison.old_value:.4g} to {comparison.new_value:.4g}, difference{unit} {test.effect or 0:+.4g} "
-        f"[{test.low or 0:+.4g}, {test.high or 0:+.4g}], p = {comparison.p:.2g} ({test.name}, Holm over {comparison.comparisons}); "
+        f"[{test.low or 0:+.4g}, {test.high or 0:+.4g}], p = {comparison.p:.2g} ({test.name}, Holm over {comparison.comparisons}{said}); "
         f"smallest difference that could be seen: {comparison.detectable:.3g}."
     )
